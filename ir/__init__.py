@@ -1,0 +1,1 @@
+"""Layer 0: what things are: programs, axes, the token dialect, facts, plans."""

@@ -1,0 +1,1 @@
+"""One published method a file; see method.py for the interface."""

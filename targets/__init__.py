@@ -1,0 +1,1 @@
+"""Layer 1: lowerings, artifacts and their runtimes."""
