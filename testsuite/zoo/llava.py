@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from testsuite.zoo.prompts import prompts
 from testsuite.zoo.sample import Sample, capture
 from testsuite.zoo.weights import noise, randomise
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from tokopt.cli.capture_llava import LlavaLogits
+from tokopt.cli.capture_prompt import sample_prompt
 
 IMAGE_SIZE, PATCH = 48, 8
 VISUAL = (IMAGE_SIZE // PATCH) ** 2
 TEXT_VOCABULARY, IMAGE_TOKEN = 199, 199
-
-
-class Llava(nn.Module):
-    """``(pixel_values [B,3,48,48], input_ids [B,S]) -> logits [B,S,vocabulary]``, no cache."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
-        return self.model(pixel_values=pixel_values, input_ids=input_ids, use_cache=False).logits
-
-
-class BatchedLlava(Llava):
-    """The same model; features enter as one tensor, for ``list(features)`` would fix the batch."""
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
-        core = self.model.model
-        layer = self.model.config.vision_feature_layer
-        hidden = core.vision_tower(pixel_values, output_hidden_states=True).hidden_states[layer]
-        features = core.multi_modal_projector(hidden[:, 1:])
-        image = BaseModelOutputWithPooling(pooler_output=[features.flatten(0, 1)])
-        return self.model(
-            input_ids=input_ids, mm_encoder_outputs={"image": image}, use_cache=False
-        ).logits
 
 
 def config(*, attention: str, layers: int = 4) -> LlavaConfig:
@@ -76,7 +52,7 @@ def model(*, attention: str, seed: int, layers: int = 4) -> LlavaForConditionalG
 
 def inputs(batch: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return pixels and ids; ``length`` counts the 36 visual placeholders too."""
-    ids = prompts(
+    ids = sample_prompt(
         batch, length, visual=VISUAL, token=IMAGE_TOKEN, vocabulary=TEXT_VOCABULARY, seed=seed
     )
     return noise(batch, 3, IMAGE_SIZE, IMAGE_SIZE, seed=seed), ids
@@ -94,7 +70,6 @@ def build(
 
     A dynamic program is traced at batch 2 (at least): sizes 0 and 1 would be specialised.
     """
-    wrapper = BatchedLlava if dynamic else Llava
     batch = max(batch, 2) if dynamic else batch
     traced = inputs(batch, length, seed)
     shapes = None
@@ -104,7 +79,8 @@ def build(
         shapes = ({0: size}, {0: size, 1: tokens})
         others += [inputs(1, length, seed + 2), inputs(3, length + 5, seed + 3)]
         others += [inputs(1, VISUAL + 2, seed + 4)]
-    exported = capture(wrapper(model(attention=attention, seed=seed)), traced, shapes)
-    twin = Llava(model(attention="eager", seed=seed)).eval()
+    wrapped = LlavaLogits(model(attention=attention, seed=seed), free_batch=dynamic)
+    exported = capture(wrapped, traced, shapes)
+    twin = LlavaLogits(model(attention="eager", seed=seed)).eval()
     kind = f"{'dynamic' if dynamic else f'b{batch}'}-{attention}"
     return Sample(f"llava-{kind}", exported, traced, twin, tuple(others))

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import torch
-from testsuite.zoo.prompts import prompts
 from testsuite.zoo.sample import Sample, capture
 from testsuite.zoo.weights import noise, randomise
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from tokopt.cli.static_tensor import FoldFactories, StaticTensor
+from tokopt.cli.capture_prompt import sample_prompt
+from tokopt.cli.capture_qwen2_5_vl import Grid, QwenLogits
 
 PATCH, TEMPORAL, MERGE, CHANNELS = 8, 2, 2, 3
 TEXT_VOCABULARY, IMAGE_TOKEN, VIDEO_TOKEN = 196, 196, 197
-Grid = tuple[int, int, int]
-
-
-class Qwen(nn.Module):
-    """``(pixel_values [T,384], input_ids [1,S], position_ids [3,1,S]) -> logits [1,S,V]``."""
-
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, grid: Grid) -> None:
-        super().__init__()
-        self.model, self.grid = model, StaticTensor.of(torch.tensor([grid]))
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        with FoldFactories():
-            return self.model(
-                pixel_values=pixel_values,
-                input_ids=input_ids,
-                position_ids=position_ids,
-                image_grid_thw=self.grid,
-                use_cache=False,
-            ).logits
 
 
 def config(*, attention: str, vision_layers: int = 4, layers: int = 4) -> Qwen2_5_VLConfig:
@@ -86,7 +67,7 @@ def inputs(
     """Return patches, ids of ``text`` tokens around the image, and the positions HF gives them."""
     patches = grid[0] * grid[1] * grid[2]
     visual = patches // MERGE**2
-    ids = prompts(
+    ids = sample_prompt(
         1, visual + text, visual=visual, token=IMAGE_TOKEN, vocabulary=TEXT_VOCABULARY, seed=seed
     )
     positions, _ = core.model.get_rope_index(
@@ -110,7 +91,7 @@ def build(
     core = model(attention=attention, seed=seed)
     traced = inputs(core, grid, text, seed)
     others = (inputs(core, grid, text, seed + 1), inputs(core, grid, text, seed + 2))
-    exported = capture(Qwen(core, grid), traced)
-    twin = Qwen(model(attention="eager", seed=seed), grid).eval()
+    exported = capture(QwenLogits(core, grid), traced)
+    twin = QwenLogits(model(attention="eager", seed=seed), grid).eval()
     shape = "x".join(map(str, grid))
     return Sample(f"qwen2_5_vl-{shape}-{attention}", exported, traced, twin, others)

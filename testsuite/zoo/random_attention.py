@@ -21,6 +21,7 @@ class Attention(nn.Module):
         super().__init__()
         hidden, kv = spec.heads * HEAD, spec.kv_heads * HEAD
         self.spec, self.rows = spec, rows
+        self.offsets: Tensor
         if spec.fused_qkv:
             self.qkv = nn.Linear(hidden, 3 * hidden)
         else:
@@ -40,7 +41,7 @@ class Attention(nn.Module):
             k, v = (repeat_heads(part, groups) for part in (k, v))
         bias = None
         if self.spec.relative_bias:
-            bias = self.bias_table[self.offsets.view(-1)].view(self.rows, self.rows, -1)
+            bias = self.bias_table[self.offsets.flatten()].view(self.rows, self.rows, -1)
             bias = bias.permute(2, 0, 1)
         mixed = self._attend(q, k, v, bias).transpose(-3, -2).flatten(-2)
         return self.out(mixed.transpose(0, 1) if self.spec.layout == "NBH" else mixed)

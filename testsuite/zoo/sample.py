@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,7 +35,7 @@ class Sample:
 def capture(
     module: nn.Module,
     inputs: tuple[Tensor, ...],
-    dynamic_shapes: tuple[dict[int, object], ...] | None = None,
+    dynamic_shapes: tuple[Mapping[int, object], ...] | None = None,
 ) -> ExportedProgram:
     """Export ``module`` as a user would: eval, no gradients, ``strict=False``; nothing stripped."""
     module = module.eval().requires_grad_(False)

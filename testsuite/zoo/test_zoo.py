@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from testsuite.zoo import dinov2, handvit, llava, qwen2_5_vl, random_transformer
+from testsuite.zoo.random_spec import draw
 from testsuite.zoo.sample import Sample
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -55,7 +56,7 @@ def test_the_exported_program_equals_the_eager_model_at_every_size(name: str) ->
 @pytest.mark.parametrize("seed", RANDOM_SEEDS)
 def test_a_random_transformer_equals_its_explicit_twin(seed: int) -> None:
     sample = random_transformer.sample(seed)
-    assert max(differences(sample)) <= TOLERANCE, random_transformer.draw(seed)
+    assert max(differences(sample)) <= TOLERANCE, draw(seed)
 
 
 def test_two_builds_of_one_seed_are_the_same_program() -> None:
@@ -69,7 +70,7 @@ def test_two_builds_of_one_seed_are_the_same_program() -> None:
 
 
 def test_the_random_seeds_reach_every_choice_of_the_spec() -> None:
-    specs = [random_transformer.draw(seed) for seed in RANDOM_SEEDS]
+    specs = [draw(seed) for seed in RANDOM_SEEDS]
     for name, choices in {
         "layout": {"BNH", "NH", "NBH"},
         "patchify": {"conv", "linear"},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 GAIN = 1.25
 """Matrices keep variance times GAIN²: attention logits get a spread of about 1.5, hence peaks."""
 
 
 @torch.no_grad()
-def randomise(module: nn.Module, seed: int) -> nn.Module:
+def randomise(module: Model, seed: int) -> Model:
     """Overwrite every parameter of ``module`` in place from ``seed``; return the module.
 
     Library defaults (std 0.02, zero biases, unit norms) make attention uniform and hide a wrong
