@@ -45,7 +45,9 @@ def prompt_length(request: Request, visual: int, longest: int) -> int:
 
     It must hold the image and text on both sides, and be at most ``longest`` positions.
     """
-    length = request.prompt_length or min(visual + SPARE_TEXT, longest)
+    length = request.prompt_length
+    if length is None:
+        length = min(visual + SPARE_TEXT, longest)
     if not visual + 2 <= length <= longest:
         raise InputError(
             f"a prompt of {length} tokens does not fit",

@@ -68,7 +68,8 @@ def prepare(model: Any, request: Request, processor: Mapping[str, Any]) -> Captu
     ]
     shapes = ({0: Dim("batch", min=1)},) if request.free_batch else None
     visual = (height // patch[0]) * (width // patch[1])
-    facts = {"image_size": f"{height}x{width}", "visual_tokens": visual, "output": output}
+    facts: dict[str, int | str] = {"image_size": f"{height}x{width}", "output": output}
+    facts["visual_tokens"] = visual
     return Capture(module, module, samples[0], tuple(samples[1:]), shapes, facts)
 
 

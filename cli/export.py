@@ -26,7 +26,7 @@ from tokopt.cli.capture_source import (
 from tokopt.ir.errors import GateError, InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ROUNDINGS = 32
+ROUNDINGS = 8
 """A half-precision program may differ from its half-precision model by this many roundings."""
 
 
@@ -114,14 +114,12 @@ def _capture(
             expected=f"at most {most:.1e} (--tolerance)",
             hint="nothing was written; leave out --dynamic, or report the model's config.json",
         )
-    facts: dict[str, Any] = {
-        "nodes": len(exported.graph.nodes),
-        "difference": worst,
-        "tolerance": most,
-    }
+    nodes = len(exported.graph.nodes)
     names = exported.graph_signature.user_inputs
     shapes = [list(tensor.shape) for tensor in capture.inputs]
-    return exported, {**capture.facts, **facts, "inputs": dict(zip(names, shapes, strict=True))}
+    inputs = dict(zip(names, shapes, strict=True))
+    measured = {"nodes": nodes, "difference": worst, "tolerance": most, "inputs": inputs}
+    return exported, {**capture.facts, **measured}
 
 
 def write(exported: ExportedProgram, output: Path) -> None:
