@@ -98,9 +98,7 @@ def layout_of(
                 heads.append(at)
             at += 1
     ordered = tuple(batch[i] for i in sorted(batch))
-    return Layout(
-        tuple(sizes) if split else None, ordered, tuple(heads), new_rows, new_features
-    )
+    return Layout(tuple(sizes) if split else None, ordered, tuple(heads), new_rows, new_features)
 
 
 def lead_axes(axes: list[Axis], dim: int, tokens: Axis) -> tuple[Axis, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -27,7 +28,7 @@ def value_of(argument: Any) -> Any:
 
 def compute_value(node: fx.Node, mode: FakeTensorMode) -> None:
     """Recompute a call's recorded value from its operands' recorded values."""
-    with mode:
+    with mode, enable_python_dispatcher():
         node.meta["val"] = node.target(*value_of(node.args), **value_of(node.kwargs))
 
 
@@ -54,7 +55,7 @@ def splice(
         given = iter(values)
         return function(*(next(given) if isinstance(o, fx.Node) else o for o in operands))
 
-    with mode, torch.no_grad():
+    with mode, enable_python_dispatcher(), torch.no_grad():
         traced = make_fx(of_nodes)(*(node.meta["val"] for node in nodes))
     _drop_dead(traced.graph)
     placeholders = traced.graph.find_nodes(op="placeholder")

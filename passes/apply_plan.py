@@ -8,6 +8,7 @@ selection trace as further outputs named ``trace.<stage>.kept`` and ``trace.<sta
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ from tokopt.ir.facts import Facts, Site, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
+from tokopt.passes.series import Series
 from tokopt.passes.stage import Inserted, StackState, insert_stage
-from tokopt.passes.workspace import Workspace
+from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"
 
@@ -37,93 +39,84 @@ class Applied:
     trace: tuple[tuple[str, str], ...]
 
 
-def apply_plan(
-    exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]
-) -> Applied:
+def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]) -> Applied:
     """Return a normalised program with the plan's stages inserted; the argument is untouched.
 
     Raises ``InputError`` for unknown sites and methods, ``UnsupportedError`` for illegal stages.
     """
     work = Workspace.of(exported)
-    facts = work.facts
-    states: dict[str, StackState] = {}
-    inserted: list[Inserted] = [None] * len(plan.stages)  # type: ignore[list-item]
-    for stack, members in _in_data_order(facts, plan):
-        state = states.setdefault(stack.role, _initial(work, stack, bool(members), states, facts))
-        for position, stage, site in members:
+    members = _in_data_order(work.facts, plan, methods)
+    inserted: dict[int, Inserted] = {}
+    dropped: dict[str, int] = {}
+    for stack, stages in members:
+        kept = dropped.get(stack.role)
+        if not stages and kept is None:
+            continue
+        series = Series(work, plan.outputs)
+        values = [site.value for _, _, site in stages]
+        if kept is not None and stack.merge is not None:
+            values.insert(0, stack.merge.node)
+        series.plan(values, stack, [site for _, _, site in stages])
+        state = _initial(work, stack)
+        if kept is not None and stack.merge is not None:
+            series.make(drop_holes(work, stack, state, stack.merge, kept))
+        for position, stage, site in stages:
             method = methods(stage.method)
-            if stack.role.rstrip("0123456789") not in method.roles:
-                raise InputError(
-                    f"{stage.method} cannot be placed at {stage.site}",
-                    expected="a stack of role " + " or ".join(sorted(method.roles)),
-                )
-            inserted[position] = insert_stage(
-                work, stack, site, stage, method, state, plan.outputs, plan.seed, None
-            )
-        if members and stack.merge is None:
-            _after_tower(work, stack, state, states, plan)
-    return _finished(work, inserted)
+            trace, cut = insert_stage(work, stack, site, stage, method, state, plan.seed)
+            inserted[position] = trace
+            series.make(cut)
+        if stack.merge is None:
+            dropped |= _fed(work.facts, stack, state.visual)
+    return _finished(work, [inserted[i] for i in range(len(plan.stages))])
 
 
 def _in_data_order(
-    facts: Facts, plan: Plan
+    facts: Facts, plan: Plan, methods: Callable[[str], Method]
 ) -> list[tuple[TokenStack, list[tuple[int, Stage, Site]]]]:
+    """Group stages by stack, towers first, by depth inside a stack; refuse what cannot be."""
     grouped: dict[str, list[tuple[int, Stage, Site]]] = {s.role: [] for s in facts.stacks}
     for position, stage in enumerate(plan.stages):
         stack, site = facts.find_site(stage.site)
+        role, roles = stack.role.rstrip("0123456789"), methods(stage.method).roles
+        if role not in roles:
+            raise InputError(
+                f"{stage.method} cannot be placed at {stage.site}",
+                expected="a stack of role " + " or ".join(sorted(roles)),
+            )
         grouped[stack.role].append((position, stage, site))
     for members in grouped.values():
         members.sort(key=lambda member: member[2].depth)
-        for (_, a, x), (_, b, y) in zip(members, members[1:], strict=False):
+        for (_, a, x), (_, b, y) in itertools.pairwise(members):
             if x.depth == y.depth:
                 raise InputError(f"two stages at one site: {a.site} and {b.site}")
     order = sorted(facts.stacks, key=lambda s: s.merge is not None)
     return [(stack, grouped[stack.role]) for stack in order]
 
 
-def _initial(
-    work: Workspace,
-    stack: TokenStack,
-    used: bool,
-    states: dict[str, StackState],
-    facts: Facts,
-) -> StackState:
-    site = stack.sites[0]
-    tokens = next((s for s in stack.sites if s.legal), site).tokens
+def _initial(work: Workspace, stack: TokenStack) -> StackState:
+    if not isinstance(stack.count, int):
+        raise UnsupportedError(
+            "the number of visual tokens is symbolic",
+            hint="export with a constant image size and one image per prompt",
+        )
     if stack.merge is None:
-        if not isinstance(stack.count, int):
-            raise UnsupportedError("the number of visual tokens is symbolic")
-        group = next((s for s in stack.sites if s.legal), site).group
-        return StackState(rows=stack.count // group, visual=stack.count)
-    with work.graph.inserting_before(stack.merge.node.next):
-        value = stack.merge.node
-        rows = work.size(value, stack.stack.dim)
-        mask = visual_mask(work, stack, stack.merge) if used else None
-    del tokens
-    if not isinstance(stack.merge.count, int):
-        raise UnsupportedError("the number of visual tokens per prompt is symbolic")
-    return StackState(rows=rows, visual=stack.merge.count, mask=mask)
+        legal = next((s for s in stack.sites if s.legal), stack.sites[0])
+        return StackState(rows=stack.count // legal.group, visual=stack.count)
+    with work.after(stack.merge.node):
+        rows = work.size(stack.merge.node, stack.stack.dim)
+        mask = visual_mask(work, stack, stack.merge)
+    return StackState(rows=rows, visual=stack.count, mask=mask)
 
 
-def _after_tower(
-    work: Workspace,
-    tower: TokenStack,
-    state: StackState,
-    states: dict[str, StackState],
-    plan: Plan,
-) -> None:
-    """Drop the tower's holes from the sequence it feeds, if it feeds one."""
-    for stack in work.facts.stacks:
+def _fed(facts: Facts, tower: TokenStack, visual: int) -> dict[str, int]:
+    """Return, for each stack the tower's rows are merged into, how many of them stay there."""
+    fed = {}
+    for stack in facts.stacks:
         merge = stack.merge
-        if merge is None or not work.facts.dependence.reaches(tower.stack.end, merge.node):
-            continue
-        fed = states.setdefault(stack.role, _initial(work, stack, True, states, work.facts))
-        if fed.mask is None:
-            with work.graph.inserting_before(merge.node.next):
-                fed.mask = visual_mask(work, stack, merge)
-        assert isinstance(merge.count, int) and isinstance(tower.count, int)
-        kept = state.visual * merge.count // tower.count
-        drop_holes(work, stack, fed, merge, kept, plan.outputs)
+        if merge is not None and facts.dependence.reaches(tower.stack.end, merge.source):
+            assert isinstance(merge.count, int) and isinstance(tower.count, int)
+            fed[stack.role] = visual * merge.count // tower.count
+    return fed
 
 
 def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
@@ -141,16 +134,12 @@ def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
         names.append(pair)
     output.args = ((*output.args[0], *traced),)
     output.meta.pop("val", None)
-    work.graph.lint()
-    work.module.recompile()
     signature = copy.deepcopy(work.exported.graph_signature)
-    for spec, node in zip(signature.output_specs, output.args[0], strict=False):
-        if isinstance(spec.arg, TensorArgument) and isinstance(node, fx.Node):
-            spec.arg = TensorArgument(name=node.name)
     for node in traced:
         spec = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None)
         signature.output_specs.append(spec)
-    exported = work.exported._update(work.module, signature)
+    work.exported._graph_signature = signature
+    exported = rebuilt(work.exported, work.module)
     _extend_out_spec(exported, len(traced))
     return Applied(exported, tuple(names))
 

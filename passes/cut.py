@@ -20,7 +20,6 @@ from tokopt.ir.dialect import OPS
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layout import unfolded
-from tokopt.ir.lengths import is_one
 from tokopt.ir.region import Region
 from tokopt.passes.literals import patch_literals
 from tokopt.passes.workspace import Count, Workspace, aten
@@ -30,7 +29,7 @@ Path = tuple[tuple[str, tuple[Axis, ...], int], ...]
 
 @dataclass
 class Cut:
-    """One cut.  ``index`` is int64 ``[*lead, K]`` over the rows ``tokens`` had before (``rows``)."""
+    """One cut: ``index`` is int64 ``[*lead, K]`` over the ``rows`` that ``tokens`` had before."""
 
     work: Workspace
     value: fx.Node
@@ -42,8 +41,8 @@ class Cut:
     lifts: dict[object, fx.Node] = field(default_factory=dict)
     gathered: dict[object, fx.Node] = field(default_factory=dict)
 
-    def apply(self, region: Region, outputs: str = "full") -> None:
-        """Rewrite the region in place; recorded values downstream are recomputed."""
+    def shorten(self, region: Region) -> None:
+        """Gather what enters the region, patch its sizes, and recompute its recorded values."""
         work, inside = self.work, {self.value, *region.short}
         for node in region.short:
             for operand in list(node.all_input_nodes):
@@ -52,18 +51,20 @@ class Cut:
             with work.graph.inserting_before(node):
                 patch_literals(node, work, self.tokens, self.rows, self.kept)
         work.recompute(region.short)
-        for user, operand in region.restores:
-            with work.graph.inserting_before(user):
-                user.replace_input_with(operand, self._restored(self._short(operand, user)))
-        self._outputs(region, outputs)
         work.propagate(region.short)
+
+    def short(self, operand: fx.Node, user: fx.Node) -> fx.Node:
+        """Return a value of the region as it is now: the cut value itself is gathered."""
+        return self._gather(operand, user) if operand is self.value else operand
+
+    def restored(self, operand: fx.Node, user: fx.Node) -> fx.Node:
+        """Insert, before its user, a short value with its dropped rows back as holes (zeros)."""
+        with self.work.graph.inserting_before(user):
+            return self._restored(operand)
 
     def _carries(self, node: fx.Node) -> bool:
         axes = self.work.axes.get(node, [])
         return any(locate(axis, self.tokens) is not None for axis in axes)
-
-    def _short(self, operand: fx.Node, user: fx.Node) -> fx.Node:
-        return self._gather(operand, user) if operand is self.value else operand
 
     def _gather(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Return the operand's rows at the index, on every dim that carries the axis."""
@@ -107,7 +108,7 @@ class Cut:
                 node, axes = work.call(aten.unsqueeze.default, node, 0), [Axis(1), *axes]
         node, parts, folded = self._unfold(node, axes)
         lead = [self._lead_dim(parts, i, pads) for i in range(len(self.lead))]
-        for dim, (axis, path) in enumerate(parts):
+        for dim, (_, path) in enumerate(parts):
             if path is not None:
                 index = self._lift(path)
                 node = work.call(OPS["gather"].overload, node, index, dim, lead)
@@ -131,7 +132,7 @@ class Cut:
     def _unfold(
         self, node: fx.Node, axes: list[Axis]
     ) -> tuple[fx.Node, list[tuple[Axis, Path | None]], list[Axis] | None]:
-        """Split dims that flatten batch items together with rows or heads into dims of their own."""
+        """Split dims that flatten batch items together with rows or heads."""
         wanted = [lead.root for lead in self.lead]
         parts: list[tuple[Axis, Path | None]] = []
         sizes: list[Count] = []
@@ -250,14 +251,3 @@ class Cut:
             return self._unfold(node, axes)
         finally:
             self.rows = rows
-
-    def _outputs(self, region: Region, outputs: str) -> None:
-        (node,) = self.work.graph.find_nodes(op="output")
-        for operand in region.outputs:
-            short = self._short(operand, node)
-            if outputs == "full":
-                with self.work.graph.inserting_before(node):
-                    short = self._restored(short)
-            node.replace_input_with(operand, short)
-
-

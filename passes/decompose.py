@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.dialect import OPS, is_dialect
 from tokopt.ir.trace import fake_mode_of, splice
-from tokopt.passes.workspace import copy_graph
+from tokopt.passes.workspace import copy_graph, rebuilt
 
 
 def decompose(exported: ExportedProgram) -> ExportedProgram:
@@ -21,9 +21,7 @@ def decompose(exported: ExportedProgram) -> ExportedProgram:
                 result = splice(module.graph, by_target[node.target].reference, node.args, mode)
             node.replace_all_uses_with(result)
             module.graph.erase_node(node)
-    module.graph.lint()
-    module.recompile()
-    return exported._update(module, exported.graph_signature)
+    return rebuilt(exported, module)
 
 
 def dialect_nodes(graph: fx.Graph) -> list[fx.Node]:

@@ -15,7 +15,6 @@ from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
-from tokopt.ir.region import Barrier, plan_region
 from tokopt.passes.cut import Cut
 from tokopt.passes.stage import StackState
 from tokopt.passes.workspace import Workspace, aten
@@ -31,7 +30,8 @@ MOVES = frozenset(
 """Operators that move rows without changing them: replayed as they are."""
 
 SAME_SHAPE = frozenset(
-    f"aten::{name}" for name in "to _to_copy gelu silu relu mul add div layer_norm rms_norm dropout "
+    f"aten::{name}"
+    for name in "to _to_copy gelu silu relu mul add div layer_norm rms_norm dropout "
     "sub tanh sigmoid".split()
 )
 
@@ -59,16 +59,10 @@ def drop_holes(
     state: StackState,
     merge: Merge,
     kept: int,
-    outputs: str,
-) -> None:
-    """Cut the merged sequence to the rows that are no holes; ``kept`` visual rows stay."""
+) -> Cut:
+    """Return the cut of the merged sequence to rows that are no holes (``kept`` are visual)."""
     lead = lead_axes(work.axes[merge.node], stack.stack.dim, stack.stack.stream.root)
-    region = plan_region(
-        work.graph, work.facts.dims, merge.node, stack.stack.stream.root, last_row_kept=True
-    )
-    if isinstance(region, Barrier):
-        raise UnsupportedError(f"holes cannot leave the merged sequence: {region}")
-    with work.graph.inserting_before(merge.node.next):
+    with work.after(merge.node):
         flags = _Replay(work).flags(merge.node)
         layout = layout_of(
             merge.node, work.facts.dims, lead, stack.stack.dim, len(work.axes[merge.node]) - 1
@@ -85,8 +79,8 @@ def drop_holes(
         index = stream if lead else work.call(aten.squeeze.dim, stream, 0)
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
     cut = Cut(work, merge.node, stack.stack.stream.root, lead, index, total, state.rows)
-    cut.apply(region, outputs)
     state.rows, state.visual, state.origin = total, kept, stream
+    return cut
 
 
 class _Replay:
@@ -112,7 +106,9 @@ class _Replay:
 
     def _compute(self, node: fx.Node) -> fx.Node | None:
         work = self.work
-        if node.op != "call_function":
+        if node.op != "call_function" or not isinstance(
+            node.meta.get("val"), (torch.Tensor, list, tuple)
+        ):
             return None
         if node.target is OPS["restore"].overload:
             inner = node.all_input_nodes[0]

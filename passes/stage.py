@@ -18,7 +18,6 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Site, TokenStack
 from tokopt.ir.layout import Layout, layout_of, lead_axes
 from tokopt.ir.plan import Stage
-from tokopt.ir.region import Barrier, plan_region
 from tokopt.passes.cut import Cut
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.taps import TapRecipe, tap_recipe
@@ -56,21 +55,14 @@ def insert_stage(
     stage: Stage,
     method: Method,
     state: StackState,
-    outputs: str,
     seed: int,
-    merge_node: fx.Node | None,
-) -> Inserted:
-    """Insert one stage in place and return its trace."""
+) -> tuple[Inserted, Cut]:
+    """Insert one stage's scores and selection in place; return its trace and the cut to make."""
     _check(stage, site, stack, state)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     recipes = _recipes(stack, site, stage, state, work, lead)
     carried = state.carried.get(stage.method, (None, 0))[0]
-    region = plan_region(
-        work.graph, work.facts.dims, site.value, site.tokens, last_row_kept=stack.merge is not None
-    )
-    if isinstance(region, Barrier):
-        raise UnsupportedError(f"site {site.name} is not legal: {region}")
-    with work.graph.inserting_before(site.value.next):
+    with work.after(site.value):
         scores = _scores(work, stack, site, stage, method, state, recipes, carried, lead, seed)
         keep = stage.keep // site.group
         protected = work.minus(state.rows, state.visual // site.group)
@@ -78,10 +70,9 @@ def insert_stage(
         index = _select(work, stack, site, state, scores, total, lead)
         kept, stayed = _follow(work, stack, site, state, index, scores, lead)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
-    cut.apply(region, outputs)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
-    return Inserted(kept, scores)
+    return Inserted(kept, scores), cut
 
 
 def _check(stage: Stage, site: Site, stack: TokenStack, state: StackState) -> None:
@@ -118,8 +109,9 @@ def _recipes(
     return [recipe for recipe in found if recipe is not None]
 
 
-def hidden_layout(work_axes: Sequence[Axis], node: fx.Node, dim: int, lead: tuple[Axis, ...],
-                  work: Workspace) -> Layout:
+def hidden_layout(
+    work_axes: Sequence[Axis], node: fx.Node, dim: int, lead: tuple[Axis, ...], work: Workspace
+) -> Layout:
     """Return the layout of a stream value ``[B, 1, N, C]``."""
     features = max(d for d in range(len(work_axes)) if d != dim)
     return layout_of(node, work.facts.dims, lead, dim, features)
@@ -142,6 +134,7 @@ def _scores(
     operands += [n for n in (state.mask, carried) if n is not None]
     for recipe in recipes:
         operands += recipe.nodes
+
     def score(*tensors: Tensor) -> Tensor:
         given = list(tensors)
         hidden = layout.apply(given.pop(0)).squeeze(1)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
 from tokopt.ir.axis import Axis
-from tokopt.ir.dims import Dims
+from tokopt.ir.dims import Dims, arguments_of
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import Layout, layout_of
 from tokopt.passes.methods.method import LayerTap
@@ -31,8 +31,11 @@ class TapRecipe:
     def nodes(self) -> list[fx.Node]:
         """The graph values that ``build`` takes, in order."""
         site = self.attention
-        last = [site.mask] if site.fused and site.mask is not None else []
-        return [site.query, site.key, site.value, *(last if site.fused else [site.node])]
+        if not site.fused:
+            return [site.query, site.key, site.value, site.node]
+        given = arguments_of(site.node)  # as they are now: earlier cuts replace operands
+        mask = given.get("attn_mask")
+        return [given["query"], given["key"], given["value"], *([mask] if mask else [])]
 
     def build(self, tensors: Sequence[Tensor]) -> LayerTap:
         """Return the tap; only what a method reads of it is computed."""

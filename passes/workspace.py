@@ -1,10 +1,11 @@
-"""Workspace: a graph under rewriting, with the axes of old and new values and small node builders."""
+"""Workspace: a graph under rewriting, the axes of its values, and small node builders."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Workspace:
     facts: Facts
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
+    anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
@@ -49,6 +51,10 @@ class Workspace:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a call at the insertion point, its value recorded."""
         return call(self.graph, target, *args, mode=self.mode, **kwargs)
+
+    def after(self, node: fx.Node) -> Any:
+        """Return a context that inserts behind a node and behind all inserted there before."""
+        return self.graph.inserting_before(self.anchors.setdefault(node, node.next))
 
     def splice(self, function: Any, operands: list[Any]) -> Any:
         """Trace a function on operands and insert its calls at the insertion point."""
@@ -95,6 +101,18 @@ class Workspace:
             compute_value(node, self.mode)
             if _shapes(node.meta["val"]) != before:
                 pending.update(node.users)
+
+
+def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
+    """Return the program with another graph of the same outputs, its signature renamed to match."""
+    module.graph.lint()
+    module.recompile()
+    (output,) = module.graph.find_nodes(op="output")
+    signature = copy.deepcopy(exported.graph_signature)
+    for spec, node in zip(signature.output_specs, output.args[0], strict=True):
+        if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
+            spec.arg = dataclasses.replace(spec.arg, name=node.name)
+    return exported._update(module, signature)
 
 
 def _shapes(value: Any) -> Any:
