@@ -8,6 +8,8 @@ strings and keys among example inputs end up in source code that ``ExportedProgr
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,10 +33,7 @@ def read_inputs(archive: Archive, record: str) -> tuple[tuple[Any, ...], dict[st
     try:
         Archive(io.BytesIO(content))  # torch would inflate compressed members
         args, kwargs = torch.load(io.BytesIO(content), weights_only=True)
-        for name in kwargs:
-            identifier(name)
-        for value in (*args, *kwargs.values()):
-            _check(value)
+        check_inputs(args, kwargs)
     except Exception as error:  # the restricted unpickler raises many kinds
         raise InputError(
             f"the example inputs are a pickle of more than plain tensors ({_globals(content)})",
@@ -44,12 +43,20 @@ def read_inputs(archive: Archive, record: str) -> tuple[tuple[Any, ...], dict[st
     return tuple(args), kwargs
 
 
+def check_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` unless all arguments are plain (nested) tensors and numbers."""
+    for name in kwargs:
+        identifier(name)
+    for value in (*args, *kwargs.values()):
+        _check(value)
+
+
 def _check(value: object) -> None:
     if type(value) in (tuple, list):
         for item in value:  # type: ignore[attr-defined]
             _check(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    elif type(value) in (dict, OrderedDict):
+        for key, item in value.items():  # type: ignore[attr-defined]
             _check(key)
             _check(item)
     elif isinstance(value, str):
