@@ -1,7 +1,8 @@
 """Random: a control. A seeded random subset of the visual tokens, the same on every target.
 
 A row's score is a keyed permutation of its number among the candidates: four rounds of
-``x <- (x + key)^3 mod p`` (as MiMC does, Albrecht et al., ASIACRYPT 2016).  Cubing permutes the residues of a prime p = 2 mod 3, so no two rows tie.  Every product stays below 2^48 (exact in
+``x <- (x + key)^3 mod p`` (as MiMC does, Albrecht et al., ASIACRYPT 2016).  Cubing permutes the
+residues of a prime p = 2 mod 3, so no two rows tie.  Every product stays below 2^48 (exact in
 int64) and p < 2^24 (exact in fp32): no target can round it differently.  Neighbouring rows get
 unrelated scores; evenly spread ones are the other control, stride.
 
