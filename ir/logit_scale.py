@@ -1,37 +1,33 @@
-"""Logit scale: the constant factor from ``query @ key`` to an attention's logits.
+"""Logit scale: the constant factor from ``query @ key`` to the logits of a written-out attention.
 
-Fused attention says it; written-out attention multiplies or divides by it somewhere between the
-product and the softmax, or has scaled its operands before (then nothing is left to do).
+Such an attention multiplies or divides somewhere between the product and the softmax, or has scaled
+its operands before (then nothing is left to do, and the factor is 1).
 """
 
 from __future__ import annotations
 
 from torch import fx
 
-from tokopt.ir.attention import PASSING, Attention
 from tokopt.ir.dims import arguments_of, operator_name
 
 
-def logit_scale(attention: Attention) -> float:
-    """Return the factor; ``1/sqrt(d)`` where it is not a number in the graph (a learned scale)."""
-    default = float(attention.query.meta["val"].shape[-1]) ** -0.5
-    if attention.fused:
-        return default if attention.scale is None else float(attention.scale)
-    queue = [(attention.node.all_input_nodes[0], 1.0)]
+def logit_scale(softmax: fx.Node, product: fx.Node) -> float | None:
+    """Return the factor between two nodes; None where it is not a number (a learned scale)."""
+    queue: list[tuple[fx.Node, float]] = [(softmax.all_input_nodes[0], 1.0)]
+    seen: set[fx.Node] = set()
     while queue:
         node, factor = queue.pop(0)
-        if {attention.query, attention.key} <= set(node.all_input_nodes):
+        if node is product:
             return factor * float(arguments_of(node).get("alpha", 1))
-        if node.op != "call_function" or operator_name(node) not in PASSING:
-            continue
         own = _own_factor(node)
-        if own is not None:
+        if node.op == "call_function" and node not in seen and own is not None:
+            seen.add(node)
             queue += [(operand, factor * own) for operand in node.all_input_nodes]
-    return default
+    return None
 
 
 def _own_factor(node: fx.Node) -> float | None:
-    """Return what a call multiplies its operand by; None where that is a learned tensor."""
+    """Return what a call multiplies its operand by; None where that is a tensor."""
     name, given = operator_name(node), arguments_of(node)
     if name not in ("aten::mul", "aten::div"):
         return 1.0

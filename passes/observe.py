@@ -19,18 +19,20 @@ from tokopt.ir.binding import bind
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import total
-from tokopt.ir.stream import as_rows, row_axis
+from tokopt.ir.stream import as_rows, stack_lead
 from tokopt.passes.methods.method import LayerTap, Taps
 from tokopt.passes.methods.rows import relay_attention, share
-from tokopt.passes.taps import layer_tap, tapped_nodes
+from tokopt.passes.taps import TapRecipe, tap_recipe
 
 
 @dataclass(frozen=True)
 class StackObservation:
-    """One stack on real data: taps per layer, ``hidden`` ``[B, N, C]`` per site name.
+    """One stack on real data.
 
-    ``candidates`` is bool ``[B, N]``; ``entropies`` is r_H per layer: the entropy of the relay's
-    head-mean attention over the n candidates, divided by ln n, averaged over the batch.
+    ``layers`` are the taps of layers that attend everywhere (no row sees all rows of a windowed
+    one); ``hidden`` ``[B, N, C]`` is the stream by site name, ``candidates`` bool ``[B, N]``.
+    ``entropies`` is r_H of every layer: the entropy of the relay's head-mean attention over the n
+    candidates, divided by ln n, averaged over the batch; 1 (no focus) for a windowed layer.
     """
 
     stack: TokenStack
@@ -47,8 +49,8 @@ class StackObservation:
         if place is None:
             raise UnsupportedError(f"there is no site {site!r} in {self.stack.role}")
         return Taps(
-            layers=self.layers[: place.depth],
-            layer_count=len(self.layers),
+            layers=[layer for layer in self.layers if layer.depth < place.depth],
+            layer_count=len(self.stack.stack.layers),
             candidates=self.candidates,
             hidden=self.hidden[site],
             carried=None,
@@ -78,7 +80,7 @@ def observe(facts: Facts, inputs: Mapping[str, Tensor]) -> Observation:
     Stacks of text alone are left out: nothing in them is a candidate.
     """
     stacks = [stack for stack in facts.stacks if not stack.role.startswith("text")]
-    wanted = {node for stack in stacks for node in _nodes(stack)}
+    wanted = {node for stack in stacks for node in _nodes(facts, stack)}
     recorder = _Recorder(facts.exported.graph_module, wanted)
     with torch.no_grad():
         recorder.run(*bind(facts.exported, inputs))
@@ -112,20 +114,29 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def _nodes(stack: TokenStack) -> list[fx.Node]:
+def _recipes(facts: Facts, stack: TokenStack) -> list[TapRecipe]:
+    lead = stack_lead(facts, stack)
+    found = (tap_recipe(layer, facts.dims, lead) for layer in stack.stack.layers)
+    return [recipe for recipe in found if recipe is not None]
+
+
+def _nodes(facts: Facts, stack: TokenStack) -> list[fx.Node]:
     nodes = [site.value for site in stack.sites]
     if stack.merge is not None:
         nodes.append(stack.merge.mask)
-    return nodes + [node for layer in stack.stack.layers for node in tapped_nodes(layer)]
+    return nodes + [node for recipe in _recipes(facts, stack) for node in recipe.nodes]
 
 
 def _stack(facts: Facts, stack: TokenStack, seen: Mapping[fx.Node, Tensor]) -> StackObservation:
     hidden = {s.name: as_rows(seen[s.value], s.value, facts, stack) for s in stack.sites}
-    layers = tuple(layer_tap(facts, stack, layer, seen) for layer in stack.stack.layers)
+    recipes = _recipes(facts, stack)
+    layers = tuple(recipe.build([seen[node] for node in recipe.nodes]) for recipe in recipes)
     items, rows, _ = next(iter(hidden.values())).shape
     candidates = _candidates(facts, stack, seen, rows).expand(items, rows)
-    entropies = tuple(_entropy(layer, candidates, stack.relay) for layer in layers)
-    return StackObservation(stack, layers, hidden, candidates, entropies)
+    entropies = [1.0] * len(stack.stack.layers)
+    for layer in layers:
+        entropies[layer.depth] = _entropy(layer, candidates, stack.relay)
+    return StackObservation(stack, layers, hidden, candidates, tuple(entropies))
 
 
 def _candidates(
@@ -138,7 +149,7 @@ def _candidates(
             raise UnsupportedError("visual rows are merged by index", where=stack.merge.node.name)
         return as_rows(mask, stack.merge.mask, facts, stack)[..., 0]
     mask = torch.ones(1, rows, dtype=torch.bool)
-    place = locate(row_axis(stack), stack.sites[0].tokens)
+    place = locate(stack.stack.stream, stack.sites[0].tokens)
     for kind, children, index in place.path if place is not None else ():
         if kind == "+":
             mask[:, : int(total([child.length for child in children[:index]]))] = False

@@ -1,103 +1,82 @@
-"""Taps: one attention layer of a stack in the one form that scores read, ``[B, H, N, d]``.
-
-``values`` maps graph nodes to tensors: real ones of a recorded run, or those of a trace.  Windowed
-layers (one attention per window) are joined: operands along the rows, and a row attends to its own
-window only.
-"""
+"""Taps: what methods read of an attention, in one form for every way a graph writes attention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
-from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.axis import Axis
+from tokopt.ir.dims import Dims, arguments_of
 from tokopt.ir.layers import Layer
-from tokopt.ir.layout import layout_of
-from tokopt.ir.logit_scale import logit_scale
-from tokopt.ir.stream import lead_axes, row_axis
+from tokopt.ir.layout import Layout, layout_of
 from tokopt.passes.methods.method import LayerTap
 from tokopt.passes.methods.rows import attention_row
 
-Values = Mapping[fx.Node, Tensor]
 
+@dataclass(frozen=True)
+class TapRecipe:
+    """How to make a layer's tap from the values of ``nodes``, real, fake or traced."""
 
-def tapped_nodes(layer: Layer) -> list[fx.Node]:
-    """Return the nodes whose values ``layer_tap`` reads."""
-    nodes: list[fx.Node] = []
-    for site in layer.attention:
-        hidden = [site.mask] if site.fused else [site.node]
-        nodes += [n for n in (site.query, site.key, site.value, *hidden) if n is not None]
-    return nodes
+    depth: int
+    attention: Attention
+    query: Layout
+    key: Layout
+    value: Layout
+    probabilities: Layout
 
-
-def layer_tap(facts: Facts, stack: TokenStack, layer: Layer, values: Values) -> LayerTap:
-    """Return a layer's tap.  Raises ``UnsupportedError`` where its windows have no order."""
-    parts = [_attention_tap(facts, stack, layer.depth, s, values) for s in _ordered(stack, layer)]
-    if len(parts) == 1:
-        return parts[0]
-    query, key, value = (
-        torch.cat(operands, 2)
-        for operands in zip(*((p.query, p.key, p.value) for p in parts), strict=True)
-    )
-    return LayerTap(layer.depth, query, key, value, _row_in_windows(parts), parts[0].scale)
-
-
-def _attention_tap(
-    facts: Facts, stack: TokenStack, depth: int, site: Attention, values: Values
-) -> LayerTap:
-    lead = lead_axes(facts, stack)
-
-    def see(node: fx.Node, rows: int, features: int) -> Tensor:
-        return layout_of(node, facts.dims, lead, rows, features).apply(values[node])
-
-    query, value = see(site.query, -2, -1), see(site.value, -2, -1)
-    key = see(site.key, -2, -1) if site.fused else see(site.key, -1, -2)
-    scale = logit_scale(site)
-
-    def row(number: int) -> Tensor:
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """The graph values that ``build`` takes, in order."""
+        site = self.attention
         if not site.fused:
-            return see(site.node, -2, -1)[:, :, number].float()
-        mask = None
-        if site.mask is not None:
-            given = values[site.mask]
-            line = given[..., number : number + 1 or None, :] if given.shape[-2] != 1 else given
-            shape = (*values[site.query].shape[:-2], 1, values[site.key].shape[-2])
-            layout = layout_of(site.query, facts.dims, lead, -2, -1)
-            mask = layout.apply(line.expand(shape))
-        return attention_row(query, key, mask, number, scale, site.causal)
+            return [site.query, site.key, site.value, site.node]
+        given = arguments_of(site.node)  # as they are now: earlier cuts replace operands
+        mask = given.get("attn_mask")
+        return [given["query"], given["key"], given["value"], *([mask] if mask else [])]
 
-    return LayerTap(depth, query, key, value, row, scale)
+    def build(self, tensors: Sequence[Tensor]) -> LayerTap:
+        """Return the tap; only what a method reads of it is computed."""
+        raw_query, raw_key, raw_value, *rest = tensors
+        query, key = self.query.apply(raw_query), self.key.apply(raw_key)
+        value = self.value.apply(raw_value)
+        site = self.attention
+        scale = query.shape[-1] ** -0.5 if site.scale is None else site.scale
 
+        def row(at: int) -> Tensor:
+            if not site.fused:
+                shown = self.probabilities.apply(_row(rest[0], at))
+                return shown.select(2, 0).float()
+            mask = None
+            if rest:
+                shape = [*raw_query.shape[:-2], 1, raw_key.shape[-2]]
+                mask = self.probabilities.apply(_row(rest[0], at).expand(shape)).select(2, 0)
+            return attention_row(query, key, mask, at, scale, site.causal)
 
-def _row_in_windows(parts: list[LayerTap]) -> Callable[[int], Tensor]:
-    def row(number: int) -> Tensor:
-        left = number % sum(p.query.shape[2] for p in parts)
-        found: list[Tensor] = []
-        for part in parts:
-            rows = part.query.shape[2]
-            if 0 <= left < rows:
-                found.append(part.row(left))
-            else:
-                found.append(torch.zeros_like(part.query[..., 0], dtype=torch.float32))
-            left -= rows
-        return torch.cat(found, -1)
-
-    return row
+        return LayerTap(self.depth, query, key, value, row, scale)
 
 
-def _ordered(stack: TokenStack, layer: Layer) -> list[Attention]:
-    """Return the attentions of a layer in the order of their rows in the stream."""
-    if not layer.windowed:
-        return list(layer.attention)
-    leaves = [leaf.root for leaf in row_axis(stack).leaves()]
-    windows = {id(site.queries.root): site for site in layer.attention}
-    if {id(leaf) for leaf in leaves} != set(windows):
-        raise UnsupportedError(
-            f"layer {layer.depth} attends in windows that are not runs of the stream's rows",
-            where=layer.entry.name,
-        )
-    return [windows[id(leaf)] for leaf in leaves]
+def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | None:
+    """Return a layer's recipe; None where it attends in windows (no row sees all rows)."""
+    if layer.windowed:
+        return None
+    site = layer.attention[0]
+    key_rows = -2 if site.fused else -1
+    out = site.query if site.fused else site.node
+    return TapRecipe(
+        layer.depth,
+        site,
+        layout_of(site.query, dims, lead, -2, -1),
+        layout_of(site.key, dims, lead, key_rows, -3 - key_rows),
+        layout_of(site.value, dims, lead, -2, -1),
+        layout_of(out, dims, lead, -2, -1),
+    )
+
+
+def _row(tensor: Tensor, at: int) -> Tensor:
+    """Return query row ``at`` of ``[…, Q, N]``, its dim kept; a broadcast dim is left alone."""
+    if tensor.dim() < 2 or tensor.shape[-2] == 1:
+        return tensor
+    return tensor.narrow(-2, at if at >= 0 else tensor.shape[-2] + at, 1)

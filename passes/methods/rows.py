@@ -21,21 +21,19 @@ def attention_row(
 ) -> Tensor:
     """Return post-softmax attention of query ``row`` (may be negative), fp32 ``[B, H, N]``.
 
-    ``query`` is ``[B, H, Q, d]``, ``key`` ``[B, H or fewer, N, d]``.  ``mask`` broadcasts to
-    ``[B, H, Q or 1, N]``: bool (True: may be read) or float (added).  ``causal`` lets a query read
-    the keys up to its own number, as ``scaled_dot_product_attention`` counts them.
+    ``query`` is ``[B, H, Q, d]``, ``key`` ``[B, H or fewer, N, d]``.  ``mask`` is the query's own
+    line, broadcasting to ``[B, H, N]``: bool (True: may be read) or float (added).  ``causal`` lets
+    a query read the keys up to its own number, as ``scaled_dot_product_attention`` counts them.
     """
-    logits = dot(query[:, :, row], key) * scale
+    logits = dot(query.select(2, row), key) * scale
     if causal:
         own = row if row >= 0 else query.shape[2] + row
         later = torch.arange(key.shape[2], device=key.device) > own
         logits = logits.masked_fill(later, LOWEST)
-    if mask is not None:
-        line = mask[..., 0 if mask.shape[-2] == 1 else row, :]
-        if line.dtype == torch.bool:
-            logits = logits.masked_fill(~line, LOWEST)
-        else:
-            logits = (logits + line.float()).clamp_min(LOWEST)
+    if mask is not None and mask.dtype == torch.bool:
+        logits = logits.masked_fill(~mask, LOWEST)
+    elif mask is not None:
+        logits = (logits + mask.float()).clamp_min(LOWEST)
     return torch.softmax(logits, dim=-1)
 
 
