@@ -159,6 +159,7 @@ def _scores(
             relay=stack.relay,
             keep=stage.keep,
             seed=seed,
+            group=site.group,
             options=stage.options,
         )
         return method.score(taps).float()
