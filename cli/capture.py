@@ -9,6 +9,7 @@ with (other values, other image places, other sizes where these are free).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Capture:
     inputs: Inputs
     others: tuple[Inputs, ...]
     dynamic_shapes: tuple[dict[int, Any], ...] | None
-    facts: dict[str, int | str]
+    facts: Mapping[str, int | str]
 
     def trace(self) -> ExportedProgram:
         """Trace the module; raise ``UnsupportedError`` where ``torch.export`` cannot."""

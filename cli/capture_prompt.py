@@ -7,6 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from tokopt.cli.capture_request import SPARE_TEXT, Request
+from tokopt.ir.errors import InputError
+
 
 def sample_prompt(
     batch: int,
@@ -35,3 +38,20 @@ def sample_prompt(
         start = 1 + (2 + 3 * item + seed) % room
         ids[item, start : start + visual] = token
     return ids
+
+
+def prompt_length(request: Request, visual: int, longest: int) -> int:
+    """Return the length to trace at: the requested one, else ``visual`` and some text.
+
+    It must hold the image and text on both sides, and be at most ``longest`` positions.
+    """
+    length = request.prompt_length
+    if length is None:
+        length = min(visual + SPARE_TEXT, longest)
+    if not visual + 2 <= length <= longest:
+        raise InputError(
+            f"a prompt of {length} tokens does not fit",
+            expected=f"{visual + 2} (an image is {visual} tokens) to {longest} (the model's limit)",
+            hint="--prompt-length",
+        )
+    return length
