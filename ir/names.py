@@ -61,7 +61,7 @@ class Names:
 
     def node(self, node: fx.Node) -> str:
         """Return ``%name`` of a value; names with odd characters are quoted."""
-        name = self._nodes[node]
+        name = self._nodes.get(node, f"{node.name} (not in the graph)")
         return f"%{name}" if re.fullmatch(r"[\w.]+", name) else f"%{json.dumps(name)}"
 
     @property
