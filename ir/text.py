@@ -59,7 +59,8 @@ def print_graph(exported: ExportedProgram, name: str = "model", *, anonymous: bo
 
 def print_node(node: fx.Node, names: Names) -> str:
     """Return ``%name : type = what`` of one node."""
-    head = f"{names.node(node)} : {print_type(node.meta.get('val'), names)} = "
+    known = print_type(node.meta["val"], names) if "val" in node.meta else "?"
+    head = f"{names.node(node)} : {known} = "
     if node.op == "placeholder":
         spec = names.specs.get(node.name)
         if spec is None:
@@ -74,7 +75,7 @@ def print_node(node: fx.Node, names: Names) -> str:
 
 
 def print_type(value: Any, names: Names) -> str:
-    """Return ``f32[1, 37, 64]``, ``(f32[2], i64[2])``, ``int s0``; ``?`` where none is recorded."""
+    """Return ``f32[1, 37, 64]``, ``(f32[2], i64[2])``, ``int s0``, ``()`` for nothing."""
     if isinstance(value, torch.Tensor):
         sizes = ", ".join(names.length(length_of(size)) for size in value.shape)
         place = "" if value.device.type == "cpu" else f"@{value.device}"
@@ -87,7 +88,7 @@ def print_type(value: Any, names: Names) -> str:
         return type(value).__name__.removeprefix("Sym").lower()
     if isinstance(value, (bool, int, float, str)):
         return f"{type(value).__name__} {json.dumps(value)}"
-    return "?" if value is None else type(value).__name__
+    return "()" if value is None else type(value).__name__
 
 
 def operator_text(target: Any) -> str:

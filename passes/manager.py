@@ -28,7 +28,8 @@ class PassManager:
     """A pipeline, ready to run: ``PassManager([Normalize()]).run(program)``.
 
     ``instruments`` watch every step, the first of them from nearest (None: those of
-    ``default_instruments``).  Where ``reproducers`` names a directory, a fault of ours writes what is needed to see it again.
+    ``default_instruments``).  Where ``reproducers`` names a directory, a fault of ours writes
+    there what is needed to see it again.
     """
 
     passes: Sequence[Pass]
