@@ -115,13 +115,13 @@ def _call(step: Step) -> PassResult:
 
 def _check_truth(step: Step, result: PassResult, before: Snapshot, after: Snapshot) -> None:
     name = step.what.name
-    if result.program is not step.program:
-        if (written := before.difference(Snapshot.of(step.program))) is not None:
-            raise InternalError(
-                f"pass {name} changed the program it was given",
-                where=written,
-                expected="a new program, the old one as it was",
-            )
+    given = after if result.program is step.program else Snapshot.of(step.program)
+    if (written := before.difference(given)) is not None:
+        raise InternalError(
+            f"pass {name} changed the program it was given",
+            where=written,
+            expected="a new program, the old one as it was",
+        )
     difference = before.difference(after)
     if difference is not None and not result.modified:
         raise InternalError(
