@@ -9,10 +9,17 @@ have no result and functionalisation is torch's own.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+
+from tokopt.ir.program import Program
+from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.snapshot import Snapshot
+from tokopt.passes.spec import NORMALIZED, Spec
 
 ASSERTIONS = frozenset(
     {
@@ -26,6 +33,26 @@ ASSERTIONS = frozenset(
 )
 
 NOOPS = frozenset({torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default})
+
+
+@dataclass(frozen=True)
+class Normalize(Pass):
+    """Bring every graph of a program into normal form."""
+
+    ensures: ClassVar[tuple[Spec, ...]] = (NORMALIZED,)
+
+    def run(self, program: Program) -> PassResult:
+        """Return the program in normal form; the same one where it was already."""
+        graphs = {name: normalize(exported) for name, exported in program.graphs.items()}
+        normal = replace(program, graphs=graphs)
+        if Snapshot.of(program).difference(Snapshot.of(normal)) is None:
+            return PassResult(program, modified=False)
+        removed = _size(program) - _size(normal)
+        return PassResult(normal, modified=True, statistics={"nodes removed": removed})
+
+
+def _size(program: Program) -> int:
+    return sum(len(exported.graph.nodes) for exported in program.graphs.values())
 
 
 def normalize(exported: ExportedProgram) -> ExportedProgram:
