@@ -28,7 +28,7 @@ PASSING = frozenset(
 
 @dataclass(frozen=True)
 class Attention:
-    """One attention.  Shapes: query ``[…, Q, d]``, value ``[…, N, e]``, probabilities ``[…, Q, N]``.
+    """One attention: query ``[…, Q, d]``, value ``[…, N, e]``, probabilities ``[…, Q, N]``.
 
     ``key`` is ``[…, N, d]`` where ``fused``, else ``[…, d, N]`` as the product reads it.
     ``node`` is the fused call or the softmax; ``out`` the value with the result.

@@ -9,7 +9,9 @@ import networkx as nx
 from torch import fx
 
 ADDITIONS = frozenset({"aten::add"})
-SAME_VALUE = frozenset({"aten::to", "aten::_to_copy", "aten::clone", "aten::dropout", "aten::detach"})
+SAME_VALUE = frozenset(
+    {"aten::to", "aten::_to_copy", "aten::clone", "aten::dropout", "aten::detach"}
+)
 
 
 class Dependence:

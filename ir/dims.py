@@ -143,5 +143,3 @@ def describe(node: fx.Node) -> str:
         lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File")]
         text += f" at {lines[-1]}" if lines else ""
     return text
-
-

@@ -140,16 +140,18 @@ def _is_float(node: fx.Node) -> bool:
     return getattr(value, "is_floating_point", lambda: False)()
 
 
-def _merge(
-    stack: Stack, dims: Dims, dependence: Dependence, pixels: list[fx.Node]
-) -> Merge | None:
+def _merge(stack: Stack, dims: Dims, dependence: Dependence, pixels: list[fx.Node]) -> Merge | None:
     """Return the scatter that writes image rows into a stack's sequence, if there is one."""
     entry = stack.layers[0].entry
     for node in dependence.order:
         if operator_name(node) not in MERGES or not dependence.reaches(node, entry):
             continue
-        base, mask, source = (*node.all_input_nodes, None, None)[:3]
-        if source is None or mask is None or not any(locate(a, stack.stream) for a in dims.axes[node]):
+        _, mask, source = (*node.all_input_nodes, None, None)[:3]
+        if (
+            source is None
+            or mask is None
+            or not any(locate(a, stack.stream) for a in dims.axes[node])
+        ):
             continue
         if any(dependence.reaches(p, source) for p in pixels):
             rows = product([a.length for a in dims.axes[source][:-1]])

@@ -67,11 +67,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
             continue
         stream = dims.axis(entry, dim)
         home = next(
-            (
-                s
-                for s in stacks
-                if s[2].root is stream and dependence.reaches(s[0][-1].join, entry)
-            ),
+            (s for s in stacks if s[2].root is stream and dependence.reaches(s[0][-1].join, entry)),
             None,
         )
         if home is None:
@@ -79,7 +75,9 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
             stacks.append(home)
         home[0].append(Layer(len(home[0]), entry, join, tuple(members)))
     return [
-        Stack(tuple(layers), dim, stream, _end(layers[-1].join, stream, dim, joins, dims, dependence))
+        Stack(
+            tuple(layers), dim, stream, _end(layers[-1].join, stream, dim, joins, dims, dependence)
+        )
         for layers, dim, stream in stacks
     ]
 

@@ -85,7 +85,7 @@ def layout_of(
             sizes.append(KEEP)
             at += 1
             continue
-        factors = _factors(axis.root, leads)
+        factors = unfolded(axis.root, leads)
         if len(factors) == 1:
             sizes.append(KEEP)
         else:
@@ -98,18 +98,36 @@ def layout_of(
                 heads.append(at)
             at += 1
     ordered = tuple(batch[i] for i in sorted(batch))
-    return Layout(
-        tuple(sizes) if split else None, ordered, tuple(heads), new_rows, new_features
-    )
+    return Layout(tuple(sizes) if split else None, ordered, tuple(heads), new_rows, new_features)
 
 
-def _factors(axis: Axis, leads: list[Axis]) -> list[Axis]:
-    """Return the factors of a dim, unfolded only where a batch axis is among them."""
-    if axis in leads or is_one(axis.length) or not axis.factors:
+def lead_axes(axes: list[Axis], dim: int, tokens: Axis) -> tuple[Axis, ...]:
+    """Return the batch axes of a stream value: what an index of its tokens runs with.
+
+    ``axes`` are the value's, ``dim`` its token dim; the last other dim holds features.  Outer
+    factors of a flattened ``[B*N, C]`` stream count too; dims of length 1 do not.
+    """
+    features = max(d for d in range(len(axes)) if d != dim) if len(axes) > 1 else -1
+    lead: list[Axis] = []
+    for d, axis in enumerate(axes):
+        if d == dim:
+            place = locate(axis, tokens)
+            for kind, children, index in place.path if place is not None else ():
+                if kind == "*":
+                    lead += [c.root for c in children[:index] if not is_one(c.root.length)]
+        elif d != features and not is_one(axis.root.length):
+            lead.append(axis.root)
+    return tuple(lead)
+
+
+def unfolded(axis: Axis, wanted: list[Axis]) -> list[Axis]:
+    """Return the factors of a dim, unfolded only where one of the wanted axes is among them."""
+    axis = axis.root
+    if axis in wanted or is_one(axis.length) or not axis.factors:
         return [axis]
-    if all(locate(axis, lead) is None for lead in leads):
+    if all(locate(axis, want) is None for want in wanted):
         return [axis]
-    return [g for f in axis.factors for g in _factors(f.root, leads)]
+    return [g for f in axis.factors for g in unfolded(f.root, wanted)]
 
 
 def _sizes(lengths: list[Length]) -> list[int]:

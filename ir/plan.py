@@ -96,7 +96,9 @@ def _stage(data: Any, where: str) -> Stage:
     return stage
 
 
-def _typed(data: dict[str, Any], key: str, kinds: tuple[type, ...], default: Any, where: str) -> Any:
+def _typed(
+    data: dict[str, Any], key: str, kinds: tuple[type, ...], default: Any, where: str
+) -> Any:
     value = data.pop(key, default)
     if value is ...:
         raise InputError(f"{key} is missing", where=where, expected=f"{key} = …")

@@ -69,7 +69,7 @@ def einsum(call: Call) -> None:
     equation = call.get("equation").replace(" ", "")
     left, _, right = equation.partition("->")
     operands = list(call.get("tensors"))
-    if "." in equation or not right and "->" not in equation:
+    if "." in equation or (not right and "->" not in equation):
         for operand in operands:
             for dim in range(len(call.dims(operand))):
                 call.mix(operand, dim, "is an einsum with implicit or elliptic letters")

@@ -82,7 +82,15 @@ def select(call: Call) -> None:
     call.pick(operand, dim, _start(call.get("index"), call.dims(operand)[dim].length), 1)
 
 
-@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_copy")
+@rule(
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unsafe_split",
+    "unsafe_chunk",
+    "tensor_split",
+    "split_copy",
+)
 def split(call: Call) -> None:
     """Consecutive ranges of rows of one dim."""
     operand = call.tensors()[0]
@@ -319,9 +327,22 @@ def factory(call: Call) -> None:
     """No operand's rows are read: a tensor operand only lends dtype and device."""
 
 
-@rule("item", "_local_scalar_dense", "is_nonzero", "equal", "_is_all_true", "_assert_async",
-      "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size", "sym_size",
-      "sym_numel", "sym_storage_offset", "sym_stride", "_is_any_true")
+@rule(
+    "item",
+    "_local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "_is_all_true",
+    "_assert_async",
+    "_assert_scalar",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "sym_size",
+    "sym_numel",
+    "sym_storage_offset",
+    "sym_stride",
+    "_is_any_true",
+)
 def scalar(call: Call) -> None:
     """A scalar is read from a tensor, or a size."""
     for operand in call.tensors():
@@ -331,4 +352,3 @@ def scalar(call: Call) -> None:
 
 FACTORIES = frozenset(f"aten::{name}" for name in FACTORY.split())
 """Operators whose output does not depend on any operand's data or shape."""
-

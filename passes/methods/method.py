@@ -52,6 +52,7 @@ class Taps:
     relay: int | None
     keep: int
     seed: int
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def want_relay(self, method: str, instead: str) -> int:
         """Return the relay row, or refuse naming what is missing and what would do instead."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from testsuite.zoo.sample import Sample, capture
 from testsuite.zoo.weights import noise, randomise
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from tokopt.cli.capture_prompt import sample_prompt
-from tokopt.cli.capture_qwen2_5_vl import Grid, QwenLogits
+from tokopt.cli.capture_qwen2_5_vl import Grid, QwenLogits, positions
 
 PATCH, TEMPORAL, MERGE, CHANNELS = 8, 2, 2, 3
 TEXT_VOCABULARY, IMAGE_TOKEN, VIDEO_TOKEN = 196, 196, 197
@@ -70,12 +69,11 @@ def inputs(
     ids = sample_prompt(
         1, visual + text, visual=visual, token=IMAGE_TOKEN, vocabulary=TEXT_VOCABULARY, seed=seed
     )
-    positions, _ = core.model.get_rope_index(
-        input_ids=ids,
-        mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
-        image_grid_thw=torch.tensor([grid]),
+    return (
+        noise(patches, CHANNELS * TEMPORAL * PATCH**2, seed=seed),
+        ids,
+        positions(core, ids, grid),
     )
-    return noise(patches, CHANNELS * TEMPORAL * PATCH**2, seed=seed), ids, positions
 
 
 def build(
