@@ -30,10 +30,7 @@ def from_json(kind: type[T], text: str, where: str) -> T:
 
     Unknown fields are errors too: a file that says more than is read is not understood.
     """
-    try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"not valid JSON: {error}", where=where) from error
+    data = _parse(text, where)
     try:
         result: T = _read(kind, data, kind.__name__)
     except _Misfit as error:
@@ -41,8 +38,23 @@ def from_json(kind: type[T], text: str, where: str) -> T:
     return result
 
 
+def field_of(text: str, name: str, where: str) -> Any:
+    """Return one top-level field of a JSON object, or None; ``InputError`` for other JSON."""
+    data = _parse(text, where)
+    return data.get(name) if isinstance(data, dict) else None
+
+
 class _Misfit(Exception):
     """A value that is not what its field declares."""
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"not valid JSON: {error}", where=where, hint="the file may be damaged"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.ir.errors import InputError
+from tokopt.ir.errors import InputError, InternalError
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
@@ -61,7 +61,12 @@ class OnnxRuntime:
 
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             feed = {name: value.detach().cpu().numpy() for name, value in inputs.items()}
-            results = session.run(names, feed)
+            try:
+                results = session.run(names, feed)
+            except Exception as error:  # as above
+                raise InternalError(
+                    f"ONNX Runtime failed while running the model: {error}", where=str(path)
+                ) from error
             return {n: torch.from_numpy(r) for n, r in zip(names, results, strict=True)}
 
         return run

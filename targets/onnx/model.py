@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx_ir
+import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common
 from torch.export import ExportedProgram
@@ -37,6 +38,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
                 verbose=False,
                 opset_version=OPSET,
                 custom_translation_table=TABLE,
+                optimize=False,
             )
         except OnnxExporterError as error:
             raise UnsupportedError(
@@ -46,6 +48,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     assert program is not None
     program.rename_axes({s: name for s, name in symbol_names(tensor_inputs(exported)).items()})
     model = program.model
+    onnxscript.optimizer.optimize_ir(model)
     narrow_sorts(model)
     _separate_outputs(model.graph)
     _name(model.graph, signature)
