@@ -50,27 +50,15 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     model = program.model
     onnxscript.optimizer.optimize_ir(model)
     narrow_sorts(model)
-    _separate_outputs(model.graph)
+    common.OutputFixPass()(model)  # an output that is an input, or two in one, gets an Identity
     _name(model.graph, signature)
     common.ShapeInferencePass()(model)
     _strip(model)
     return model
 
 
-def _separate_outputs(graph: onnx_ir.Graph) -> None:
-    """Give every output a value of its own: ONNX has no output that is an input, or two in one."""
-    seen: set[int] = set()
-    for place, value in enumerate(graph.outputs):
-        if value.producer() is None or id(value) in seen:
-            copy = onnx_ir.node("Identity", [value])
-            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
-            graph.append(copy)
-            graph.outputs[place] = copy.outputs[0]
-        seen.add(id(value))
-
-
 def _name(graph: onnx_ir.Graph, signature: Signature) -> None:
-    """Name the outputs; inner values that happen to have such a name step aside."""
+    """Name inputs and outputs; inner values that happen to have such a name step aside."""
     taken = {spec.name for spec in (*signature.inputs, *signature.outputs)}
     for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
         for value in node.outputs:
@@ -80,7 +68,8 @@ def _name(graph: onnx_ir.Graph, signature: Signature) -> None:
         weight = graph.initializers.pop(name)
         weight.name = f"{name}__weight"
         graph.initializers[weight.name] = weight
-    for value, spec in zip(graph.outputs, signature.outputs, strict=True):
+    specs = (*signature.inputs, *signature.outputs)
+    for value, spec in zip((*graph.inputs, *graph.outputs), specs, strict=True):
         value.name = spec.name
 
 

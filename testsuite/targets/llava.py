@@ -6,11 +6,10 @@ Batch and prompt length are dynamic; the number of image tokens per item is fixe
 from __future__ import annotations
 
 import torch
+from testsuite.targets.programs import gather, restore, select, without_asserts
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-from testsuite.targets.programs import gather, restore, select, without_asserts
 
 PATCHES, IMAGE_TOKEN = 16, 199
 

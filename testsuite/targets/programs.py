@@ -83,14 +83,26 @@ def pruned_vit(batch: int | None = None) -> ExportedProgram:
         return export(model, (), inputs, dynamic_shapes=shapes).run_decompositions({})
 
 
-def small(batch: int | None = None) -> ExportedProgram:
-    """A program of one linear layer, for tests that are about files."""
+class Small(nn.Module):
+    """One linear layer and a selection: for tests that are about files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(x) * mask.unsqueeze(1), select(x, 2)
+
+
+def small() -> ExportedProgram:
+    """Inputs ``x`` float32 [batch, 4] and ``mask`` bool [batch], batch from 1 to 8."""
     torch.manual_seed(0)
-    shapes = {"x": {0: Dim("n", min=1, max=8)}} if batch is None else None
+    n = Dim("n", min=1, max=8)
+    inputs = {"x": torch.randn(2, 4), "mask": torch.ones(2, dtype=torch.bool)}
     with torch.no_grad():
-        model = nn.Linear(4, 3).eval()
-        names = {"input": torch.randn(batch or 2, 4)}
-        return export(model, (), names, dynamic_shapes=shapes and {"input": shapes["x"]})
+        shapes = {"x": {0: n}, "mask": {0: n}}
+        exported = export(Small().eval(), (), inputs, dynamic_shapes=shapes)
+    return without_asserts(exported).run_decompositions({})
 
 
 def without_asserts(exported: ExportedProgram) -> ExportedProgram:
