@@ -16,6 +16,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from tokopt.ir.dead import remove_dead
 from tokopt.ir.program import Program
 from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.snapshot import Snapshot
@@ -62,7 +63,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
     functional = stripped.run_decompositions({})
     _remove(functional.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(functional.graph)
-    _remove_dead(functional.graph)
+    remove_dead(functional.graph)
     functional.graph_module.recompile()
     return functional
 
@@ -70,7 +71,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
 def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
     module = copy.deepcopy(exported.graph_module)
     _remove(module.graph, lambda node: node.target in ASSERTIONS)
-    _remove_dead(module.graph)
+    remove_dead(module.graph)
     module.recompile()
     return exported._update(module, exported.graph_signature)
 
@@ -78,19 +79,6 @@ def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
 def _remove(graph: fx.Graph, unwanted: object) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and unwanted(node) and not node.users:  # type: ignore[operator]
-            graph.erase_node(node)
-
-
-def _remove_dead(graph: fx.Graph) -> None:
-    """Erase every call nobody uses that writes to none of its operands.
-
-    torch's own elimination keeps ``item`` because it may raise; without the assertion that read it
-    it has no purpose.
-    """
-    for node in reversed(list(graph.nodes)):
-        schema = getattr(node.target, "_schema", None)
-        pure = schema is None or not schema.is_mutable
-        if node.op == "call_function" and not node.users and pure:
             graph.erase_node(node)
 
 
