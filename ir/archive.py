@@ -35,7 +35,7 @@ class Archive:
             raise InputError(
                 f"the zip file is truncated or damaged ({error})", hint="copy or save it again"
             ) from error
-        if members and min(member.header_offset for member in members):
+        if min((member.header_offset for member in members), default=0):
             # Python searches from the end and finds the directory of a zip inside a cut-off one
             raise InputError("the zip file is truncated or damaged", hint="copy or save it again")
         roots = {_plain(member.filename).partition("/")[0] for member in members}

@@ -23,6 +23,22 @@ from tokopt.ir.load import load
 Attack = Callable[[bytes, Path], bytes]
 ATTACKS: dict[str, Attack] = {}
 # guards are dropped and default factories forgotten, so these two load
+REASONS = {
+    "pickled_example_inputs": "the example inputs are a pickle",
+    "a_pickled_weight": "'layer.bias' is stored as a pickle",
+    "a_pickled_constant": "'constant' is stored as a pickle",
+    "an_opaque_constant": "'evil' is stored as a pickle",
+    "legacy_pickled_weights": "data/weights/model.pt is a pickle",
+    "legacy_pickled_constants": "data/constants/model.pt is a pickle",
+    "code_as_a_symbolic_size": "a symbolic size holds ",
+    "code_as_the_text_of_a_size_function": "a symbolic size holds ",
+    "code_as_the_name_of_an_argument": "is not the name of a value",
+    "code_as_the_name_of_a_parameter": "is not a plain name",
+    "code_as_a_constant_argument": "is not a plain name",
+    "an_import_as_an_enum_in_a_layout": "the layout of arguments",
+    "a_target_that_is_resolved": "the program calls 'torch.evil.x'",
+    "an_operator_that_makes_files": "the program calls 'torch.ops.aten.from_file.default'",
+}
 HARMLESS = ("code_as_a_guard", "an_import_as_a_default_factory")
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
@@ -223,7 +239,7 @@ def test_no_attack_runs_although_it_does_in_torchs_loader(
     else:
         with pytest.raises(InputError) as refused:
             load(path)
-        assert str(path) in str(refused.value)
+        assert str(path) in str(refused.value) and REASONS[name] in refused.value.what
     assert not marker.exists()
     try:
         run(torch.export.load(path))
@@ -309,6 +325,14 @@ def test_names_of_arguments_are_identifiers(place: str, content: bytes, tmp_path
             )(description)
 
     with pytest.raises(InputError, match="is not the name of a value"):
+        load(written(tmp_path, rewritten(content, edit)))
+
+
+@pytest.mark.parametrize("key", ["it's", 'say "no"', "a\\b", "a\nb", 1.5, None])
+def test_keys_of_results_are_plain(key: object, content: bytes, tmp_path: Path) -> None:
+    keys = json.dumps([key, "rest"])
+    edit = layout_edit("out_spec", lambda root: root.update(context=keys))
+    with pytest.raises(InputError, match="is not a plain name"):
         load(written(tmp_path, rewritten(content, edit)))
 
 

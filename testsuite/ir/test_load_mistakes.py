@@ -169,6 +169,28 @@ def test_other_schema_versions_say_which_way_to_go(
     assert hint in (error.hint or "")
 
 
+def test_an_unknown_part_of_a_newer_minor_version_says_to_update(
+    tmp_path: Path, content: bytes
+) -> None:
+    def edit(description: Json) -> None:
+        description["schema_version"]["minor"] += 1
+        node = description["graph_module"]["graph"]["nodes"][0]
+        node["inputs"][0]["arg"] = {"as_something_new": 1}
+
+    error = refused(written(tmp_path, rewritten(content, edit)), "as_something_new")
+    assert "a newer torch" in (error.hint or "")
+
+
+def test_unknown_fields_of_a_newer_minor_version_are_ignored(
+    tmp_path: Path, content: bytes
+) -> None:
+    def edit(description: Json) -> None:
+        description["schema_version"]["minor"] += 1
+        description["new_field"] = "anything's"
+
+    load(written(tmp_path, rewritten(content, edit)))
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "C:/evil", "a\\evil"])
 def test_members_with_paths_that_lead_out_are_refused(
     tmp_path: Path, content: bytes, name: str
