@@ -85,7 +85,9 @@ def _known(error: Exception) -> TokoptError:
         known = InputError(error.strerror or str(error), where=error.filename)
     elif isinstance(error, MemoryError):
         known = InputError("out of memory", hint="a smaller model, or a machine with more")
-    elif isinstance(error, ModuleNotFoundError) and not (error.name or "tokopt").startswith("tokopt"):
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "tokopt").startswith(
+        "tokopt"
+    ):
         known = InputError(
             f"the package {error.name} is not installed", hint=f"pip install {error.name}"
         )
