@@ -20,8 +20,8 @@ from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.signature import signature_of
 
-QUIET = 3
-"""ONNX Runtime's severity "error": warnings about fallbacks do not reach the terminal."""
+QUIET = 4
+"""ONNX Runtime's severity "fatal": its errors are raised, so they need not be printed too."""
 
 
 @dataclass(frozen=True)
