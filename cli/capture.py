@@ -1,0 +1,78 @@
+"""Capture: a model made ready for tracing, what it must equal, and the tracing itself.
+
+``torch.export`` in non-strict mode runs the model's own Python; what it records is what the model
+did on the sample.  Whether that is the model is not a matter of trust: every captured program is
+compared with the plain model, called as its library means it to be, on inputs it was not traced
+with (other values, other image places, other sizes where these are free).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from tokopt.ir.errors import UnsupportedError
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A module to trace and the plain model it must equal.
+
+    ``module`` and ``reference`` are both called as ``f(*inputs)`` and return one tensor; the
+    reference computes by itself what the module gets as constants or inputs.  ``dynamic_shapes``
+    is as for ``torch.export.export``.  ``facts`` are for the report (sizes the graph is built for).
+    """
+
+    module: nn.Module
+    reference: nn.Module
+    inputs: Inputs
+    others: tuple[Inputs, ...]
+    dynamic_shapes: tuple[dict[int, Any], ...] | None
+    facts: Mapping[str, int | str]
+
+    def trace(self) -> ExportedProgram:
+        """Trace the module; raise ``UnsupportedError`` where ``torch.export`` cannot."""
+        try:
+            with torch.no_grad():
+                return torch.export.export(
+                    self.module, self.inputs, dynamic_shapes=self.dynamic_shapes, strict=False
+                )
+        except Exception as error:
+            raise UnsupportedError(
+                "torch.export cannot capture this model",
+                where=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                expected="a model whose control flow does not depend on tensor values",
+                hint="leave out --dynamic; if that fails too, report the model's config.json",
+            ) from error
+
+    def differences(self, exported: ExportedProgram) -> dict[str, float]:
+        """Return the largest difference to the reference, for each input by its shapes.
+
+        Absolute, divided by the reference's largest value where that exceeds 1; ``inf`` where an
+        output has the wrong shape or is not finite.
+        """
+        module, found = exported.module(), {}
+        for index, inputs in enumerate((self.inputs, *self.others)):
+            with torch.no_grad():
+                got, want = module(*inputs), self.reference(*inputs)
+            shapes = " ".join("x".join(map(str, tensor.shape)) for tensor in inputs)
+            found[f"sample {index} ({shapes})"] = largest_difference(got, want)
+        return found
+
+
+def largest_difference(got: Tensor, want: Tensor) -> float:
+    """Return max |got - want| / max(1, max |want|) in fp32; ``inf`` if not comparable."""
+    if got.shape != want.shape:
+        return math.inf
+    got, want = got.float(), want.float()
+    scale = max(1.0, float(want.abs().max()))
+    difference = float((got - want).abs().max()) / scale
+    return difference if math.isfinite(difference) else math.inf

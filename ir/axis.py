@@ -1,0 +1,235 @@
+"""Axis: what one dim of one value counts, found by unification.
+
+Every dim of every value gets an axis; ops say which axes are the same (``unify``).  An axis can be
+refined in two ways, and a dim keeps both: as a *concatenation* of parts (``cat``, ``slice``: a CLS
+row in front of the patches) and as a *product* of factors, outer first (``view``: batch x tokens,
+2x2 groups).  It is type inference for dims: union-find with structure.  XLA's Shardy propagates
+shardings over per-op factors in the same spirit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tokopt.ir.lengths import Length, is_longer, is_one, minus, quotient, same_length
+
+
+@dataclass(eq=False)
+class Axis:
+    """One equivalence class of dims: same length, same order of rows.
+
+    ``parts`` concatenate to the axis, ``factors`` multiply to it (outer first); both are empty
+    while nothing is known.  ``learned`` marks rows that come from parameters alone.
+    """
+
+    length: Length
+    parts: list[Axis] = field(default_factory=list)
+    factors: list[Axis] = field(default_factory=list)
+    learned: bool = False
+    parent: Axis | None = None
+
+    @property
+    def root(self) -> Axis:
+        """The representative of this axis's class."""
+        axis = self
+        while axis.parent is not None:
+            if axis.parent.parent is not None:
+                axis.parent = axis.parent.parent
+            axis = axis.parent
+        return axis
+
+    def leaves(self) -> list[Axis]:
+        """Return the finest known concatenation of the axis, in order."""
+        root = self.root
+        if not root.parts:
+            return [root]
+        return [leaf for part in root.parts for leaf in part.leaves()]
+
+
+def unify(a: Axis, b: Axis) -> bool:
+    """Make two axes one.  Returns False (and changes nothing) where their lengths may differ."""
+    a, b = a.root, b.root
+    if a is b:
+        return True
+    if not same_length(a.length, b.length):
+        return False
+    a.parent = b
+    b.learned = b.learned or a.learned
+    a_parts, b_parts, b.parts = a.parts, b.parts, a.parts or b.parts
+    if a_parts and b_parts:
+        b.parts = b_parts
+        align_parts(a_parts, b_parts)
+    a_factors, b_factors, b.factors = a.factors, b.factors, a.factors or b.factors
+    if a_factors and b_factors:
+        b.factors = b_factors
+        align_factors(a_factors, b_factors)
+    return True
+
+
+def align_parts(xs: Sequence[Axis], ys: Sequence[Axis]) -> bool:
+    """Unify two concatenations of the same rows, splitting the longer part at each boundary."""
+    left, right = [x.root for x in reversed(xs)], [y.root for y in reversed(ys)]
+    while left and right:
+        x, y = left.pop().root, right.pop().root
+        if same_length(x.length, y.length):
+            unify(x, y)
+            continue
+        longer = is_longer(x.length, y.length)
+        if longer is None:
+            return False
+        if longer:
+            head, tail = split(x, y.length)
+            unify(head, y)
+            left.append(tail)
+        else:
+            head, tail = split(y, x.length)
+            unify(x, head)
+            right.append(tail)
+    return True
+
+
+def split(axis: Axis, at: Length) -> tuple[Axis, Axis]:
+    """Refine an axis into the first ``at`` rows and the rest; ``0 < at < length`` must hold."""
+    axis = axis.root
+    rest = minus(axis.length, at)
+    if not axis.parts:
+        axis.parts = [Axis(at, learned=axis.learned), Axis(rest, learned=axis.learned)]
+        return axis.parts[0], axis.parts[1]
+    head: list[Axis] = []
+    tail = [part.root for part in axis.parts]
+    left = at
+    while tail and not same_length(left, 0):
+        part = tail.pop(0)
+        if is_longer(part.length, left):
+            first, second = split(part, left)
+            head.append(first)
+            tail.insert(0, second)
+            break
+        head.append(part)
+        left = minus(left, part.length)
+    return _joined(head, at), _joined(tail, rest)
+
+
+def _joined(parts: list[Axis], length: Length) -> Axis:
+    return parts[0].root if len(parts) == 1 else Axis(length, parts=parts)
+
+
+def sliced(axis: Axis, start: Length, length: Length) -> Axis | None:
+    """Return the axis of rows ``start .. start + length``, or None where that is undecidable."""
+    axis = axis.root
+    if same_length(axis.length, length):
+        return axis
+    end_left = minus(minus(axis.length, start), length)
+    if is_longer(start, 0):
+        if is_longer(axis.length, start) is not True:
+            return None
+        axis = split(axis, start)[1].root
+    if is_longer(end_left, 0):
+        if is_longer(axis.length, length) is not True:
+            return None
+        axis = split(axis, length)[0].root
+    return axis if same_length(axis.length, length) else None
+
+
+def align_factors(xs: Iterable[Axis], ys: Iterable[Axis]) -> bool:
+    """Unify two products of the same rows, splitting the longer factor where it divides.
+
+    Returns False where the two cannot be refined to common factors: rows are regrouped in a way
+    that no token axis survives.
+    """
+    left = [x.root for x in reversed(list(xs)) if not is_one(x.root.length)]
+    right = [y.root for y in reversed(list(ys)) if not is_one(y.root.length)]
+    while left and right:
+        x, y = left.pop().root, right.pop().root
+        if same_length(x.length, y.length):
+            unify(x, y)
+        elif quotient(x.length, y.length) is not None:
+            outer, inner = split_factor(x, y.length)
+            unify(outer, y)
+            left.extend(reversed(inner))
+        elif quotient(y.length, x.length) is not None:
+            outer, inner = split_factor(y, x.length)
+            unify(x, outer)
+            right.extend(reversed(inner))
+        else:
+            return False
+    return not left and not right
+
+
+def split_factor(axis: Axis, outer: Length) -> tuple[Axis, list[Axis]]:
+    """Refine an axis into an outer factor of the given length and the inner factors."""
+    axis = axis.root
+    inner_length = quotient(axis.length, outer)
+    assert inner_length is not None
+    if not axis.factors:
+        axis.factors = [Axis(outer), Axis(inner_length)]
+        return axis.factors[0], [axis.factors[1]]
+    head: list[Axis] = []
+    tail = [factor.root for factor in axis.factors]
+    left = outer
+    while tail and not is_one(left):
+        factor = tail.pop(0)
+        rest = quotient(left, factor.length)
+        if rest is not None:
+            head.append(factor)
+            left = rest
+        elif quotient(factor.length, left) is not None:
+            first, second = split_factor(factor, left)
+            head.append(first)
+            tail = second + tail
+            left = 1
+        else:  # the known factors do not nest with the new ones: describe the axis afresh
+            return Axis(outer), [Axis(inner_length)]
+    if len(head) == 1:
+        return head[0].root, tail
+    return Axis(outer, factors=head), tail
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a token axis lies inside a dim: ``outer`` x (``before`` + tokens + ``after``) x inner.
+
+    ``path`` walks from the dim's axis to the token axis: each step is ``(kind, children, index)``
+    with kind ``"+"`` (concatenation) or ``"*"`` (product).
+    """
+
+    path: tuple[tuple[str, tuple[Axis, ...], int], ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the dim is the token axis itself."""
+        return not self.path
+
+
+def locate(dim: Axis, tokens: Axis) -> Place | None:
+    """Return where ``tokens`` lies inside ``dim``, or None where it does not."""
+    tokens = tokens.root
+    for place in _walk(dim.root, tokens, ()):
+        return Place(place)
+    return None
+
+
+def _walk(
+    axis: Axis, tokens: Axis, path: tuple[tuple[str, tuple[Axis, ...], int], ...]
+) -> Iterator[tuple[tuple[str, tuple[Axis, ...], int], ...]]:
+    if axis is tokens:
+        yield path
+        return
+    for kind, children in (("+", axis.parts), ("*", axis.factors)):
+        roots = tuple(child.root for child in children)
+        for index, child in enumerate(roots):
+            yield from _walk(child, tokens, (*path, (kind, roots, index)))
+
+
+def fragments(tokens: Axis) -> set[int]:
+    """Return the ids of every proper part or factor of an axis (those ops see a piece of it)."""
+    found: set[int] = set()
+    stack = [tokens.root]
+    while stack:
+        axis = stack.pop()
+        for child in (*axis.parts, *axis.factors):
+            if id(child.root) not in found and not is_one(child.root.length):
+                found.add(id(child.root))
+                stack.append(child.root)
+    return found

@@ -1,0 +1,111 @@
+"""Layers and stacks: attention blocks along one residual stream, in order.
+
+A layer is a skip connection around attention: it *enters* at the skip value.  Layers whose streams
+carry the same token axis, each reached from the one before, form a stack: a vision tower, a
+decoder.  No module name is read: the structure is in the additions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from tokopt.ir.attention import Attention
+from tokopt.ir.axis import Axis, fragments, locate
+from tokopt.ir.dependence import Dependence
+from tokopt.ir.dims import Dims
+from tokopt.ir.lengths import is_one
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention block: where it enters and leaves the stream, its attentions."""
+
+    depth: int
+    entry: fx.Node
+    join: fx.Node
+    attention: tuple[Attention, ...]
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the layer attends inside windows, each an attention of its own."""
+        return len(self.attention) > 1
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers along one stream.  ``dim`` of the stream values carries ``stream`` (all its rows)."""
+
+    layers: tuple[Layer, ...]
+    dim: int
+    stream: Axis
+    end: fx.Node
+
+
+def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence) -> list[Stack]:
+    """Group attentions into layers by the skip connection around them, and layers into stacks."""
+    joins = [(j, s, b) for j, s, b in dependence.skip_connections() if j in dims.axes]
+    blocks: dict[fx.Node, tuple[fx.Node, list[Attention]]] = {}
+    for attention in attentions:
+        around = next(
+            (
+                (join, skip)
+                for join, skip, branch in joins
+                if dependence.reaches(attention.out, branch)
+                and dependence.reaches(skip, attention.query)
+                and not dependence.reaches(attention.out, skip)
+            ),
+            None,
+        )
+        if around is not None:
+            blocks.setdefault(around[0], (around[1], []))[1].append(attention)
+    stacks: list[tuple[list[Layer], int, Axis]] = []
+    for join, (entry, members) in sorted(blocks.items(), key=lambda b: dependence.order[b[0]]):
+        dim = _token_dim(entry, members[0], dims)
+        if dim is None:
+            continue
+        stream = dims.axis(entry, dim)
+        home = next(
+            (s for s in stacks if s[2].root is stream and dependence.reaches(s[0][-1].join, entry)),
+            None,
+        )
+        if home is None:
+            home = ([], dim, stream)
+            stacks.append(home)
+        home[0].append(Layer(len(home[0]), entry, join, tuple(members)))
+    return [
+        Stack(
+            tuple(layers), dim, stream, _end(layers[-1].join, stream, dim, joins, dims, dependence)
+        )
+        for layers, dim, stream in stacks
+    ]
+
+
+def _token_dim(entry: fx.Node, attention: Attention, dims: Dims) -> int | None:
+    """Return the dim of a stream value that carries an attention's key rows, whole or windowed."""
+    axes = dims.axes.get(entry, [])
+    for dim, axis in enumerate(axes):
+        if not is_one(axis.length) and locate(axis, attention.keys) is not None:
+            return dim
+    for dim, axis in enumerate(axes):
+        if id(attention.keys.root) in fragments(axis):
+            return dim
+    return None
+
+
+def _end(
+    join: fx.Node,
+    stream: Axis,
+    dim: int,
+    joins: list[tuple[fx.Node, fx.Node, fx.Node]],
+    dims: Dims,
+    dependence: Dependence,
+) -> fx.Node:
+    """Return the last value of the stream: follow skip connections on from the last layer."""
+    end = join
+    for later, skip, _ in joins:
+        carried = len(dims.axes[later]) > dim and dims.axis(later, dim) is stream.root
+        if carried and skip is not later and dependence.reaches(end, skip) and later is not end:
+            end = later
+    return end

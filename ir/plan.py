@@ -1,0 +1,117 @@
+"""Plan: the stages to insert, as a small text file that people read, diff, edit and commit."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from tokopt.ir.errors import InputError
+
+Outputs = Literal["full", "kept", "last"]
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One site, one method, one count.
+
+    ``site`` is ``role:depth`` or ``role:end``; ``keep`` the visual rows of that stack's stream that
+    stay (protected rows and text are not counted); ``options`` are the method's own settings.
+    """
+
+    site: str
+    method: str
+    keep: int
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in the order data passes them; ``budget`` is what was asked for, if anything."""
+
+    stages: tuple[Stage, ...]
+    budget: float | None = None
+    seed: int = 0
+    outputs: Outputs = "full"
+
+    def to_toml(self) -> str:
+        """Return the plan as text; ``Plan.from_toml`` reads it back exactly."""
+        lines = [f"schema = {SCHEMA}"]
+        if self.budget is not None:
+            lines.append(f"budget = {self.budget!r}")
+        lines += [f"seed = {self.seed}", f"outputs = {_quoted(self.outputs)}"]
+        for stage in self.stages:
+            lines += ["", "[[stage]]", f"site = {_quoted(stage.site)}"]
+            lines += [f"method = {_quoted(stage.method)}", f"keep = {stage.keep}"]
+            for key, value in sorted(stage.options.items()):
+                text = _quoted(value) if isinstance(value, str) else repr(value)
+                lines.append(f"options.{key} = {text}")
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def from_toml(text: str, source: str = "plan") -> Plan:
+        """Read a plan.  Raises ``InputError`` naming the field that is wrong."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"the plan is not TOML: {error}", where=source) from error
+        if data.pop("schema", None) != SCHEMA:
+            raise InputError(
+                "the plan has another schema version", where=source, expected=f"schema = {SCHEMA}"
+            )
+        stages = data.pop("stage", [])
+        budget = _typed(data, "budget", (int, float), None, source)
+        seed = _typed(data, "seed", (int,), 0, source)
+        outputs = _typed(data, "outputs", (str,), "full", source)
+        if outputs not in get_args(Outputs):
+            raise InputError(
+                f"outputs = {outputs!r}",
+                where=source,
+                expected="one of " + ", ".join(get_args(Outputs)),
+            )
+        _nothing_left(data, source)
+        return Plan(
+            tuple(_stage(s, f"{source}, stage {i + 1}") for i, s in enumerate(stages)),
+            None if budget is None else float(budget),
+            seed,
+            outputs,
+        )
+
+
+def _stage(data: Any, where: str) -> Stage:
+    if not isinstance(data, dict):
+        raise InputError("a stage is not a table", where=where, expected="[[stage]]")
+    data = dict(data)
+    stage = Stage(
+        _typed(data, "site", (str,), ..., where),
+        _typed(data, "method", (str,), ..., where),
+        _typed(data, "keep", (int,), ..., where),
+        _typed(data, "options", (dict,), {}, where),
+    )
+    if stage.keep < 1:
+        raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
+    _nothing_left(data, where)
+    return stage
+
+
+def _typed(
+    data: dict[str, Any], key: str, kinds: tuple[type, ...], default: Any, where: str
+) -> Any:
+    value = data.pop(key, default)
+    if value is ...:
+        raise InputError(f"{key} is missing", where=where, expected=f"{key} = …")
+    if value is not default and (not isinstance(value, kinds) or isinstance(value, bool)):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{key} = {value!r}", where=where, expected=f"a value of type {names}")
+    return value
+
+
+def _nothing_left(data: Mapping[str, Any], where: str) -> None:
+    if data:
+        raise InputError(f"unknown field {next(iter(data))!r}", where=where)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

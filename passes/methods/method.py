@@ -1,0 +1,133 @@
+"""Method: a published way to choose visual tokens, as data.
+
+A method = taps + score + schedule.  The score is one pure function of declared taps; the compiler
+traces it into the graph, the oracle calls it on its own tensors, tests call it on random ones:
+there is one definition.  Shapes: B batch, H heads, N rows of the stream (protected and text rows
+included), d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tokopt.ir.errors import UnsupportedError
+
+CLASS_ROW, LAST_ROW = 0, -1
+"""The two relays there are: the class token in front, the last token of the prompt."""
+
+
+@dataclass(frozen=True)
+class LayerTap:
+    """What can be read at one attention layer before the site.  All rows are of current length.
+
+    ``depth`` counts layers of the stack from 0.  ``query`` is ``[B, H, N, d]``, ``key`` and
+    ``value`` ``[B, H or fewer, N, d]``, with positions already applied; ``row(q)`` returns the
+    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.  ``scale`` is the
+    factor from ``query @ key`` to the layer's logits.
+    """
+
+    depth: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    row: Callable[[int], Tensor]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What a score may read at a site.
+
+    ``layers``: the layers since the previous stage of the same method in this stack (all layers
+    before the site where there is none), nearest last.  ``candidates`` is bool ``[B, N]``: rows
+    that may be dropped.  ``hidden`` ``[B, N, C]`` is the stream at the site.  ``carried`` is the
+    score of the previous stage of the same method at the rows that stayed, ``[B, N]``, or None.
+    ``relay`` is the row whose attention carries the flow (``CLASS_ROW``: the class token;
+    ``LAST_ROW``: the last prompt token), None where the stack has none.  ``keep`` counts rows;
+    where ``group`` is not 1 rows leave in whole groups of so many neighbours, judged by the mean
+    of their scores.  ``options`` are the stage's own settings.
+    """
+
+    layers: Sequence[LayerTap]
+    layer_count: int
+    candidates: Tensor
+    hidden: Tensor
+    carried: Tensor | None
+    relay: int | None
+    keep: int
+    seed: int
+    group: int = 1
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    def want_relay(self, method: str, instead: str) -> int:
+        """Return the relay row, or refuse naming what is missing and what would do instead."""
+        if self.relay is None:
+            raise UnsupportedError(
+                f"{method} needs a relay row, and this stack has none (no class token)",
+                expected="a stack with a class token, or a decoder",
+                hint=instead,
+            )
+        return self.relay
+
+    def want_layers(self, method: str) -> Sequence[LayerTap]:
+        """Return the layers before the site, or refuse where the site has none before it."""
+        if not self.layers:
+            raise UnsupportedError(
+                f"{method} reads attention, and no layer lies before this site",
+                hint="place the stage at a later layer",
+            )
+        return self.layers
+
+
+Score = Callable[[Taps], Tensor]
+"""``taps -> [B, N]`` fp32, higher is kept; values at rows that are no candidates are ignored."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a schedule is made for: a stack of ``layers`` layers with ``count`` visual rows.
+
+    ``keep`` rows are to remain after the last stage, a multiple of ``group``; ``role`` is the
+    stack's role without number; ``consumer`` whether budgets count this stack's own layers;
+    ``entropies`` the calibrated relay entropy ratio r_H of each layer where inputs were given.
+    """
+
+    role: str
+    layers: int
+    count: int
+    keep: int
+    group: int = 1
+    consumer: bool = False
+    entropies: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A stage entering layer ``depth`` (``depth == layers``: the end of the stack)."""
+
+    depth: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: its name is its file's name.
+
+    ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
+    with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
+    before the site) and ``"relay"`` (a relay row).  ``calibrated``: roles in which the schedule
+    reads ``Setting.entropies``.  ``options``: its settings and their defaults.
+    """
+
+    name: str
+    paper: str
+    roles: frozenset[str]
+    score: Score
+    schedule: Callable[[Setting], tuple[Placement, ...]]
+    needs: frozenset[str] = frozenset()
+    calibrated: frozenset[str] = frozenset()
+    notes: str = ""
+    options: Mapping[str, int | float | str] = field(default_factory=dict)

@@ -1,0 +1,89 @@
+"""Normalize: the form every later pass reads: functional aten, no assertions, no dead code.
+
+Before: the training IR that ``torch.export`` writes, with in-place ops, assertion chains (the count
+of image placeholders among them) and dead layers.  After: the same values from functional aten
+calls in which attention, linear and norm layers are still single nodes.  Sound because assertions
+have no result and functionalisation is torch's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from tokopt.ir.dead import remove_dead
+from tokopt.ir.program import Program
+from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.snapshot import Snapshot
+from tokopt.passes.spec import NORMALIZED, Spec
+
+ASSERTIONS = frozenset(
+    {
+        torch.ops.aten._assert_tensor_metadata.default,
+        torch.ops.aten._assert_scalar.default,
+        torch.ops.aten._assert_async.msg,
+        torch.ops.aten._assert_async.default,
+        torch.ops.aten.sym_constrain_range.default,
+        torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+)
+
+NOOPS = frozenset({torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default})
+
+
+@dataclass(frozen=True)
+class Normalize(Pass):
+    """Bring every graph of a program into normal form."""
+
+    ensures: ClassVar[tuple[Spec, ...]] = (NORMALIZED,)
+
+    def run(self, program: Program) -> PassResult:
+        """Return the program in normal form; the same one where it was already."""
+        graphs = {name: normalize(exported) for name, exported in program.graphs.items()}
+        normal = replace(program, graphs=graphs)
+        if Snapshot.of(program).difference(Snapshot.of(normal)) is None:
+            return PassResult(program, modified=False)
+        removed = _size(program) - _size(normal)
+        return PassResult(normal, modified=True, statistics={"nodes removed": removed})
+
+
+def _size(program: Program) -> int:
+    return sum(len(exported.graph.nodes) for exported in program.graphs.values())
+
+
+def normalize(exported: ExportedProgram) -> ExportedProgram:
+    """Return the program in normal form; the argument is left as it was."""
+    fresh = copy.copy(exported)
+    stripped = _without_assertions(fresh)
+    functional = stripped.run_decompositions({})
+    _remove(functional.graph, lambda node: node.target in ASSERTIONS)
+    _bypass_noops(functional.graph)
+    remove_dead(functional.graph)
+    functional.graph_module.recompile()
+    return functional
+
+
+def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
+    module = copy.deepcopy(exported.graph_module)
+    _remove(module.graph, lambda node: node.target in ASSERTIONS)
+    remove_dead(module.graph)
+    module.recompile()
+    return exported._update(module, exported.graph_signature)
+
+
+def _remove(graph: fx.Graph, unwanted: object) -> None:
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and unwanted(node) and not node.users:  # type: ignore[operator]
+            graph.erase_node(node)
+
+
+def _bypass_noops(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in NOOPS:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)

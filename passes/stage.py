@@ -1,0 +1,249 @@
+"""Stage: score the rows of a stack at a site, choose, and cut there.
+
+What is inserted: taps → score (the method's own function, traced) → ``select`` → the cut, and the
+selection trace: the original rows that stayed, and the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from tokopt.ir.axis import Axis, locate
+from tokopt.ir.dialect import OPS
+from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.facts import Site, TokenStack
+from tokopt.ir.layout import Layout, layout_of, lead_axes
+from tokopt.ir.plan import Stage
+from tokopt.passes.cut import Cut
+from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.taps import TapRecipe, tap_recipe
+from tokopt.passes.workspace import Count, Workspace, aten
+
+
+@dataclass
+class StackState:
+    """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
+
+    ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
+    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
+    ``since`` the depth it was taken at, by method.
+    """
+
+    rows: Count
+    visual: int
+    mask: fx.Node | None = None
+    origin: fx.Node | None = None
+    carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
+
+
+@dataclass
+class Inserted:
+    """One stage's trace: ``[B, K]`` original stream rows kept, fp32 ``[B, N]`` scores."""
+
+    kept: fx.Node
+    scores: fx.Node
+
+
+def insert_stage(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    stage: Stage,
+    method: Method,
+    state: StackState,
+    seed: int,
+) -> tuple[Inserted, Cut]:
+    """Insert one stage's scores and selection in place; return its trace and the cut to make."""
+    _check(stage, site, stack, state)
+    lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
+    recipes = _recipes(stack, site, stage, state, work, lead)
+    carried = state.carried.get(stage.method, (None, 0))[0]
+    with work.after(site.value):
+        scores = _scores(work, stack, site, stage, method, state, recipes, carried, lead, seed)
+        keep = stage.keep // site.group
+        protected = work.minus(state.rows, state.visual // site.group)
+        total = work.plus(protected, keep)
+        index = _select(work, stack, site, state, scores, total, lead)
+        kept, stayed = _follow(work, stack, site, state, index, scores, lead)
+    cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
+    state.rows, state.visual, state.origin = total, stage.keep, kept
+    state.carried[stage.method] = (stayed, site.depth)
+    return Inserted(kept, scores), cut
+
+
+def _check(stage: Stage, site: Site, stack: TokenStack, state: StackState) -> None:
+    if site.barrier is not None:
+        legal = ", ".join(s.name for s in stack.sites if s.legal) or "none"
+        raise UnsupportedError(
+            f"rows cannot be dropped at {site.name}: {site.barrier}",
+            expected=f"a legal site of this stack: {legal}",
+            hint="tokopt inspect lists sites and barriers",
+        )
+    if stage.keep % site.group:
+        raise UnsupportedError(
+            f"keep = {stage.keep} at {site.name}, where rows leave in groups of {site.group}",
+            expected=f"a multiple of {site.group}",
+        )
+    if stage.keep > state.visual:
+        raise UnsupportedError(
+            f"keep = {stage.keep} at {site.name}, where {state.visual} visual rows are left",
+            expected="stages that keep fewer and fewer rows",
+        )
+
+
+def _recipes(
+    stack: TokenStack,
+    site: Site,
+    stage: Stage,
+    state: StackState,
+    work: Workspace,
+    lead: tuple[Axis, ...],
+) -> list[TapRecipe]:
+    since = state.carried.get(stage.method, (None, 0))[1]
+    layers = [la for la in stack.stack.layers if since <= la.depth < site.depth]
+    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
+    return [recipe for recipe in found if recipe is not None]
+
+
+def hidden_layout(
+    work_axes: Sequence[Axis], node: fx.Node, dim: int, lead: tuple[Axis, ...], work: Workspace
+) -> Layout:
+    """Return the layout of a stream value ``[B, 1, N, C]``."""
+    features = max(d for d in range(len(work_axes)) if d != dim)
+    return layout_of(node, work.facts.dims, lead, dim, features)
+
+
+def _scores(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    stage: Stage,
+    method: Method,
+    state: StackState,
+    recipes: list[TapRecipe],
+    carried: fx.Node | None,
+    lead: tuple[Axis, ...],
+    seed: int,
+) -> fx.Node:
+    layout = hidden_layout(work.axes[site.value], site.value, site.dim, lead, work)
+    operands: list[fx.Node] = [site.value]
+    operands += [n for n in (state.mask, carried) if n is not None]
+    for recipe in recipes:
+        operands += recipe.nodes
+
+    def score(*tensors: Tensor) -> Tensor:
+        given = list(tensors)
+        hidden = layout.apply(given.pop(0)).squeeze(1)
+        if state.mask is not None:
+            candidates = given.pop(0)
+        else:
+            rows = torch.arange(hidden.shape[1], device=hidden.device)
+            span = (rows >= stack.protected) & (rows < stack.protected + state.rows * site.group)
+            candidates = span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])
+        earlier = given.pop(0) if carried is not None else None
+        layers = []
+        for recipe in recipes:
+            count = len(recipe.nodes)
+            layers.append(recipe.build(given[:count]))
+            given = given[count:]
+        taps = Taps(
+            layers=layers,
+            layer_count=len(stack.stack.layers),
+            candidates=candidates,
+            hidden=hidden,
+            carried=earlier,
+            relay=stack.relay,
+            keep=stage.keep,
+            seed=seed,
+            group=site.group,
+            options=stage.options,
+        )
+        return method.score(taps).float()
+
+    return work.splice(score, list(operands))
+
+
+def _select(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    state: StackState,
+    scores: fx.Node,
+    total: Count,
+    lead: tuple[Axis, ...],
+) -> fx.Node:
+    """Insert ``select`` over the token axis (in groups where the site has them)."""
+    group, front = site.group, stack.protected
+
+    def choose(values: Tensor, rows: int, total_rows: int, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            values = values.narrow(1, front, rows * group)
+            if group > 1:
+                values = values.reshape(values.shape[0], rows, group).mean(-1)
+            mask = torch.ones_like(values, dtype=torch.bool)
+        return OPS["select"].overload(values, mask, total_rows)
+
+    operands: list[object] = [scores, state.rows, total]
+    if state.mask is not None:
+        operands.append(state.mask)
+    index = work.splice(choose, operands)
+    if not lead:
+        return work.call(aten.squeeze.dim, index, 0)
+    if len(lead) > 1:
+        place = {axis.root: d for d, axis in enumerate(work.axes[site.value])}
+        sizes = [work.size(site.value, place[axis.root]) for axis in lead]
+        return work.call(aten.reshape.default, index, [*sizes, total])
+    return index
+
+
+def _follow(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    state: StackState,
+    index: fx.Node,
+    scores: fx.Node,
+    lead: tuple[Axis, ...],
+) -> tuple[fx.Node, fx.Node]:
+    """Insert what the cut does to the stack's own books: origin, mask, carried score."""
+    group, front = site.group, stack.protected
+    behind = _behind(stack, site)
+
+    def lift(chosen: Tensor, values: Tensor, rows: int) -> Tensor:
+        chosen = chosen.reshape(-1, chosen.shape[-1])
+        if group > 1:
+            inner = torch.arange(group, device=chosen.device)
+            chosen = (chosen.unsqueeze(-1) * group + inner).flatten(-2)
+        pieces = [chosen + front]
+        if front:
+            before = torch.arange(front, device=chosen.device)
+            pieces.insert(0, before.unsqueeze(0).expand(chosen.shape[0], front))
+        if behind:
+            after = torch.arange(behind, device=chosen.device) + front + rows * group
+            pieces.append(after.unsqueeze(0).expand(chosen.shape[0], behind))
+        return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+
+    stream = work.splice(lift, [index, scores, state.rows])
+    stayed = work.call(aten.gather.default, scores, 1, stream)
+    origin = stream
+    if state.origin is not None:
+        origin = work.call(aten.gather.default, state.origin, 1, stream)
+    if state.mask is not None:
+        state.mask = work.call(aten.gather.default, state.mask, 1, stream)
+    for name, (node, depth) in state.carried.items():
+        state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
+    return origin, stayed
+
+
+def _behind(stack: TokenStack, site: Site) -> int:
+    """Return how many learned rows lie behind the tokens in the stream."""
+    place = locate(stack.stack.stream, site.tokens)
+    after = 0
+    for kind, children, index in place.path if place is not None else ():
+        if kind == "+":
+            after += sum(int(c.root.length) for c in children[index + 1 :])  # type: ignore[arg-type]
+    return after

@@ -1,0 +1,138 @@
+"""Workspace: a graph under rewriting, the axes of its values, and small node builders."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+
+from tokopt.ir.axis import Axis
+from tokopt.ir.dead import remove_dead
+from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
+
+Count = int | fx.Node
+"""A number of rows: a constant, or the node of a symbolic size."""
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Workspace:
+    """A copy of a program's graph, analysed; ``axes`` grows as values are inserted."""
+
+    exported: ExportedProgram
+    module: fx.GraphModule
+    facts: Facts
+    axes: dict[fx.Node, list[Axis]]
+    mode: FakeTensorMode
+    anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    @staticmethod
+    def of(exported: ExportedProgram) -> Workspace:
+        """Copy a normalised program's graph (weights are shared) and analyse it."""
+        module = copy_graph(exported.graph_module)
+        mine = exported._update(module, copy.deepcopy(exported.graph_signature))
+        facts = analyse(mine)
+        mode = fake_mode_of(module.graph)
+        return Workspace(mine, mine.graph_module, facts, dict(facts.dims.axes), mode)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph under rewriting."""
+        return self.module.graph
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Insert a call at the insertion point, its value recorded."""
+        return call(self.graph, target, *args, mode=self.mode, **kwargs)
+
+    def after(self, node: fx.Node) -> Any:
+        """Return a context that inserts behind a node and behind all inserted there before."""
+        return self.graph.inserting_before(self.anchors.setdefault(node, node.next))
+
+    def splice(self, function: Any, operands: list[Any]) -> Any:
+        """Trace a function on operands and insert its calls at the insertion point."""
+        return splice(self.graph, function, operands, self.mode)
+
+    def size(self, node: fx.Node, dim: int) -> Count:
+        """Return the size of a dim: an int where static, else a node."""
+        value = node.meta["val"].shape[dim]
+        if isinstance(value, int):
+            return value
+        return self.call(aten.sym_size.int, node, dim)
+
+    def minus(self, a: Count, b: Count) -> Count:
+        """Return ``a - b``, folded where both are constants."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        return a if b == 0 else self.call(operator.sub, a, b)
+
+    def plus(self, a: Count, b: Count) -> Count:
+        """Return ``a + b``, folded where both are constants."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        return a if b == 0 else self.call(operator.add, a, b)
+
+    def times(self, a: Count, b: Count) -> Count:
+        """Return ``a * b``, folded where both are constants."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        return a if b == 1 else self.call(operator.mul, a, b)
+
+    def recompute(self, nodes: list[fx.Node]) -> None:
+        """Recompute the recorded values of some calls, given in graph order."""
+        for node in nodes:
+            compute_value(node, self.mode)
+
+    def propagate(self, changed: list[fx.Node]) -> None:
+        """Recompute what depends on changed values, as far as shapes go on changing."""
+        pending = {user for node in changed for user in node.users} - set(changed)
+        known = set(changed)
+        for node in self.graph.nodes:
+            if node not in pending or node in known or node.op != "call_function":
+                continue
+            before = _shapes(node.meta.get("val"))
+            compute_value(node, self.mode)
+            if _shapes(node.meta["val"]) != before:
+                pending.update(node.users)
+
+
+def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
+    """Return the program with another graph of the same outputs, its signature renamed to match."""
+    remove_dead(module.graph)
+    module.graph.lint()
+    module.recompile()
+    (output,) = module.graph.find_nodes(op="output")
+    signature = copy.deepcopy(exported.graph_signature)
+    for spec, node in zip(signature.output_specs, output.args[0], strict=True):
+        if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
+            spec.arg = dataclasses.replace(spec.arg, name=node.name)
+    return exported._update(module, signature)
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return tuple(str(size) for size in value.shape)
+    if isinstance(value, (list, tuple)):
+        return [_shapes(v) for v in value]
+    return str(value)
+
+
+def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
+    """Copy a graph module's graph; node metadata is copied shallowly, values are shared."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+        copies[node].meta = dict(node.meta)
+    graph._codegen = copy.deepcopy(module.graph._codegen)
+    result = fx.GraphModule(module, graph)
+    result.meta = dict(module.meta)
+    return result

@@ -1,0 +1,58 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tokopt.cli.capture import Capture, largest_difference
+from tokopt.ir.errors import UnsupportedError
+
+
+class Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+class BranchOnValue(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class BakedIn(nn.Module):
+    """Equals Double on the first input it ever sees and repeats that answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([2.0, 4.0]) + 0 * x
+
+
+def capture(module: nn.Module) -> Capture:
+    first, second = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0])
+    return Capture(module, Double(), (first,), ((second,),), None, {})
+
+
+def test_a_faithful_capture_differs_by_nothing() -> None:
+    case = capture(Double())
+    assert set(case.differences(case.trace()).values()) == {0.0}
+
+
+def test_a_value_baked_into_the_graph_shows_on_the_second_sample() -> None:
+    case = capture(BakedIn())
+    first, second = case.differences(case.trace()).values()
+    assert first == 0.0 and second > 0.1
+
+
+def test_a_model_that_branches_on_values_is_refused_with_the_cause() -> None:
+    with pytest.raises(UnsupportedError, match=r"torch\.export cannot capture") as caught:
+        capture(BranchOnValue()).trace()
+    assert caught.value.__cause__ is not None
+
+
+def test_differences_are_relative_to_large_outputs_only() -> None:
+    want = torch.tensor([100.0, 0.0])
+    assert largest_difference(want + 1, want) == pytest.approx(0.01)
+    assert largest_difference(want / 1000 + 0.5, want / 1000) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 0.0], [math.inf, 0.0], [0.0]])
+def test_wrong_shapes_and_values_that_are_not_finite_differ_infinitely(bad: list[float]) -> None:
+    assert largest_difference(torch.tensor(bad), torch.zeros(2)) == math.inf
