@@ -17,6 +17,8 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.program import Program
 from tokopt.targets.calling import runner_of
 from tokopt.targets.compare import compare
+from tokopt.targets.lowerings.onnxruntime import OnnxRuntime
+from tokopt.targets.onnx import saving
 from tokopt.targets.program_file import save_program
 from tokopt.targets.registry import find
 
@@ -182,3 +184,21 @@ def test_cuda_is_available_only_where_its_provider_is() -> None:
     listed = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     reason = find("onnxruntime-cuda").available()
     assert listed or (reason is not None and "CUDAExecutionProvider" in reason)
+
+
+def test_a_provider_that_is_listed_but_does_not_start_is_not_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = OnnxRuntime("x", "NoSuchExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [target.provider])
+    assert "does not start" in str(target.available())
+
+
+def test_weights_above_the_limit_are_beside_the_model(
+    small: ExportedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "INSIDE_LIMIT", 40)
+    assert CPU.lower(small, tmp_path) == ("model.onnx", "model.onnx.data")
+    assert (tmp_path / "model.onnx.data").stat().st_size >= 15 * 4
+    inputs = {"x": torch.randn(2, 4), "mask": torch.ones(2, dtype=torch.bool)}
+    assert compare(runner_of(small)(inputs), CPU.open(tmp_path)(inputs)) == []
