@@ -9,10 +9,18 @@ have no result and functionalisation is torch's own.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+
+from tokopt.ir.dead import remove_dead
+from tokopt.ir.program import Program
+from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.snapshot import Snapshot
+from tokopt.passes.spec import NORMALIZED, Spec
 
 ASSERTIONS = frozenset(
     {
@@ -28,6 +36,26 @@ ASSERTIONS = frozenset(
 NOOPS = frozenset({torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default})
 
 
+@dataclass(frozen=True)
+class Normalize(Pass):
+    """Bring every graph of a program into normal form."""
+
+    ensures: ClassVar[tuple[Spec, ...]] = (NORMALIZED,)
+
+    def run(self, program: Program) -> PassResult:
+        """Return the program in normal form; the same one where it was already."""
+        graphs = {name: normalize(exported) for name, exported in program.graphs.items()}
+        normal = replace(program, graphs=graphs)
+        if Snapshot.of(program).difference(Snapshot.of(normal)) is None:
+            return PassResult(program, modified=False)
+        removed = _size(program) - _size(normal)
+        return PassResult(normal, modified=True, statistics={"nodes removed": removed})
+
+
+def _size(program: Program) -> int:
+    return sum(len(exported.graph.nodes) for exported in program.graphs.values())
+
+
 def normalize(exported: ExportedProgram) -> ExportedProgram:
     """Return the program in normal form; the argument is left as it was."""
     fresh = copy.copy(exported)
@@ -35,7 +63,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
     functional = stripped.run_decompositions({})
     _remove(functional.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(functional.graph)
-    _remove_dead(functional.graph)
+    remove_dead(functional.graph)
     functional.graph_module.recompile()
     return functional
 
@@ -43,7 +71,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
 def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
     module = copy.deepcopy(exported.graph_module)
     _remove(module.graph, lambda node: node.target in ASSERTIONS)
-    _remove_dead(module.graph)
+    remove_dead(module.graph)
     module.recompile()
     return exported._update(module, exported.graph_signature)
 
@@ -51,19 +79,6 @@ def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
 def _remove(graph: fx.Graph, unwanted: object) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and unwanted(node) and not node.users:  # type: ignore[operator]
-            graph.erase_node(node)
-
-
-def _remove_dead(graph: fx.Graph) -> None:
-    """Erase every call nobody uses that writes to none of its operands.
-
-    torch's own elimination keeps ``item`` because it may raise; without the assertion that read it
-    it has no purpose.
-    """
-    for node in reversed(list(graph.nodes)):
-        schema = getattr(node.target, "_schema", None)
-        pure = schema is None or not schema.is_mutable
-        if node.op == "call_function" and not node.users and pure:
             graph.erase_node(node)
 
 

@@ -1,0 +1,111 @@
+"""Archive: the named records of a PT2 file, checked as a zip before any record is read.
+
+torch stores records uncompressed below one root folder.  Reading nothing else (no compressed or
+encrypted records, no doubled or path-like names, no members that overlap) means that no record can
+be larger than the file, and that no two readers can see different records.  Only Python's reader is
+used; it checks each record's CRC.  Format: ``torch/csrc/export/pt2_archive_constants.h``.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+from tokopt.ir.errors import InputError
+
+MODELS, WEIGHTS, CONSTANTS = "models/", "data/weights/", "data/constants/"
+INPUTS, COMPILED = "data/sample_inputs/", "data/aotinductor/"
+_CHUNK = 1 << 24
+_AGAIN = "write the file again with torch.export.save"
+_BROKEN = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+
+
+class Archive:
+    """The records of one zip file by their names below the root folder; nothing is unpacked.
+
+    Raises ``InputError`` if ``file`` is no zip, is damaged, or is a zip that torch does not write.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        try:
+            self._zip = zipfile.ZipFile(file)
+            members = [member for member in self._zip.infolist() if not member.is_dir()]
+        except _BROKEN as error:
+            raise InputError(
+                f"the zip file is truncated or damaged ({error})", hint="copy or save it again"
+            ) from error
+        if min((member.header_offset for member in members), default=0):
+            # Python searches from the end and finds the directory of a zip inside a cut-off one
+            raise InputError("the zip file is truncated or damaged", hint="copy or save it again")
+        roots = {_plain(member.filename).partition("/")[0] for member in members}
+        skipped = len(roots.pop()) + 1 if len(roots) == 1 else 0
+        self._records = {member.filename[skipped:]: member for member in members}
+        if len(self._records) != len(members):
+            raise InputError("the zip file has two members of one name", hint=_AGAIN)
+        if sum(member.compress_size for member in members) > file.seek(0, 2):
+            raise InputError("the members say they are larger than the whole file", hint=_AGAIN)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def below(self, folder: str) -> list[str]:
+        """List the names, without the folder, of the records in ``folder`` (``"models/"``)."""
+        return [name[len(folder) :] for name in self if name.startswith(folder)]
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a record in number; ``InputError`` if there is none of that name."""
+        return self._member(name).file_size
+
+    def checksum(self, name: str) -> int:
+        """Return the CRC-32 of a record, as the zip's directory states it."""
+        return self._member(name).CRC
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a record."""
+        content = bytearray(self.size(name))
+        self.read_into(name, memoryview(content))
+        return bytes(content)
+
+    def read_into(self, name: str, target: memoryview) -> None:
+        """Copy a record into ``target`` (``size(name)`` bytes) and check its CRC."""
+        try:
+            with self._zip.open(self._member(name)) as record:
+                filled = 0
+                while chunk := record.read(_CHUNK):
+                    target[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
+        except _BROKEN as error:
+            raise InputError(
+                f"record {name!r:.200} is damaged ({error})", hint="copy or save the file again"
+            ) from error
+        if filled != len(target):
+            raise InputError(f"record {name!r:.200} has {filled} bytes instead of {len(target)}")
+
+    def text(self, name: str, default: str) -> str:
+        """Return a short record as text, or ``default`` where there is none."""
+        return self.read(name)[:80].decode("utf-8", "replace").strip() if name in self else default
+
+    def _member(self, name: str) -> zipfile.ZipInfo:
+        if name not in self._records:
+            raise InputError(
+                f"the archive has no record {name!r:.200}",
+                expected="what torch.export.save of torch 2.8 or newer writes",
+                hint=_AGAIN,
+            )
+        member = self._records[name]
+        stored = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
+        if not stored or member.compress_size != member.file_size:
+            raise InputError(f"record {name!r:.200} is compressed or encrypted", hint=_AGAIN)
+        return member
+
+
+def _plain(path: str) -> str:
+    """Return ``path`` if it is a relative path of plain names, as records have."""
+    plain = path.isprintable() and "\\" not in path and ":" not in path
+    if not plain or any(part in ("", ".", "..") for part in path.split("/")):
+        raise InputError(f"the zip file has a member with the path {path!r:.200}", hint=_AGAIN)
+    return path

@@ -1,0 +1,51 @@
+import torch
+from testsuite.passes.samples import Tiny, tiny
+from torch import Tensor, nn
+from torch.export import export
+
+from tokopt.ir.program import Program
+from tokopt.ir.text import print_program
+from tokopt.passes.manager import PassManager
+from tokopt.passes.normalize import Normalize
+from tokopt.passes.spec import NORMALIZED
+
+
+class Untidy(nn.Module):
+    """Writes in place, asserts, and computes what nobody reads."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        own = rows.clone()
+        own.add_(1)
+        torch._check(own.shape[0] == 3)
+        own.exp()
+        return own.to(torch.float64)
+
+
+def test_the_result_is_in_normal_form_and_computes_the_same() -> None:
+    raw = Program.of(export(Untidy(), (torch.ones(3, 4),)))
+    assert NORMALIZED.faults(raw)
+    result = Normalize().run(raw)
+    assert result.modified and result.statistics["nodes removed"] == 2
+    assert NORMALIZED.faults(result.program) == ()
+    rows = torch.randn(3, 4)
+    assert torch.equal(result.program.main.module()(rows), Untidy()(rows))
+
+
+def test_a_program_in_normal_form_is_handed_through() -> None:
+    result = Normalize().run(tiny())
+    assert not result.modified and result.program is tiny()
+
+
+def test_every_graph_of_an_archive_is_normalised() -> None:
+    graphs = {name: export(Untidy(), (torch.ones(3, 4),)) for name in ("prefill", "decode")}
+    after = PassManager([Normalize()]).run(Program(graphs))
+    assert list(after.graphs) == ["prefill", "decode"]
+    assert NORMALIZED.faults(after) == ()
+    assert print_program(after).count("aten.add.Tensor") == 2
+
+
+def test_what_is_not_changed_is_shared() -> None:
+    raw = Program.of(export(Tiny().eval(), (torch.ones(3, 4),)))
+    after = Normalize().run(raw).program
+    weight = after.main.state_dict["head.weight"]
+    assert weight.data_ptr() == raw.main.state_dict["head.weight"].data_ptr()
