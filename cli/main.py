@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; raises nothing but ``SystemExit`` of others."""
     words = with_kebab_options(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    _quiet_libraries()
     try:
         with _terminated_like_interrupted():
             code = _run(words)
@@ -66,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return READER_GONE
     except Exception as error:  # the last resort: everything unknown is our bug
         return _report(_known(error), words, as_json)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' advice and deprecations off the terminal."""
+    if os.environ.get("TOKOPT_TRACEBACK") != "1":
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch").setLevel(logging.ERROR)
 
 
 def _run(words: Sequence[str]) -> int:

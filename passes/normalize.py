@@ -9,7 +9,7 @@ have no result and functionalisation is torch's own.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -88,9 +88,9 @@ def _inline(module: fx.GraphModule) -> None:
         inner = getattr(module, holder.target).graph
         copies = dict(zip(inner.find_nodes(op="placeholder"), operands, strict=True))
         with module.graph.inserting_before(node):
-            results = module.graph.graph_copy(inner, copies)
+            outputs: Any = module.graph.graph_copy(inner, copies)
         for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])
+            user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
         module.graph.erase_node(holder)
