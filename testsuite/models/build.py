@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from testsuite.models.digits import WHAT, samples
+from testsuite.models.model import llava, visual_rows
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-from testsuite.models.digits import WHAT, samples
-from testsuite.models.model import llava, visual_rows
 
 ARCHIVE = Path(__file__).with_name("digits-llava.pt2")
 
@@ -35,7 +34,8 @@ class Answering(nn.Module):
         they are handed to it by its door for features computed elsewhere.
         """
         rows, _ = visual_rows(self.model, pixel_values)
-        image = BaseModelOutputWithPooling(pooler_output=[rows.flatten(0, 1)])
+        image = BaseModelOutputWithPooling()
+        image.pooler_output = [rows.flatten(0, 1)]  # type: ignore[assignment]
         return self.model(
             input_ids=input_ids, mm_encoder_outputs={"image": image}, use_cache=False
         ).logits

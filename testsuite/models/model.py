@@ -5,14 +5,14 @@ Llama decoder with grouped key-value heads.  Random weights; build.py loads the 
 """
 
 import torch
+from testsuite.models.canvas import PATCH, SIDE, TOKENS
+from testsuite.models.digits import BOS, IMAGE, WORDS
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
-
-from testsuite.models.digits import BOS, IMAGE, PATCH, SIDE, TOKENS, WORDS
 
 WIDTH = 128
 
@@ -43,12 +43,13 @@ def llava() -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=IMAGE,
         image_token_index=IMAGE,
         vision_feature_layer=-1,
     )
     config._attn_implementation = "sdpa"
-    return LlavaForConditionalGeneration(config).eval()
+    model = LlavaForConditionalGeneration(config)
+    model.train(False)
+    return model
 
 
 def visual_rows(

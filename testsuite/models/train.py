@@ -18,77 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from testsuite.models.canvas import TOKENS, Scenes, pixel_values, scenes
+from testsuite.models.digits import KINDS, ask, samples
+from testsuite.models.losses import Spelling, answer_loss
+from testsuite.models.model import last_logits, llava, visual_rows
 from torch import nn
-from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
-
-from testsuite.models.digits import (
-    BOS,
-    COLOUR,
-    GRID,
-    KINDS,
-    NUMBER,
-    QUADRANT,
-    TEXT,
-    TOKENS,
-    Ints,
-    Scenes,
-    ask,
-    pixel_values,
-    samples,
-    scenes,
-)
-from testsuite.models.model import WIDTH, last_logits, llava, visual_rows
 
 TOWER, CROWDED = 35, 44  # patches that the tower sees under patch dropout
 ASKED = np.array([0, 0, 0, 1, 1, 2, 3, 3, 4, 4])  # kinds of the questions on one picture
-
-
-class Spelling(nn.Module):
-    """The auxiliary losses; its heads are thrown away after training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = nn.Linear(WIDTH, 1)
-        self.column = nn.Linear(WIDTH, GRID)
-        self.row = nn.Linear(WIDTH, GRID)
-        self.listed = nn.Linear(WIDTH, 16)
-
-    def forward(
-        self,
-        rows: torch.Tensor,
-        index: torch.Tensor,
-        cls: torch.Tensor,
-        words: torch.Tensor,
-        seen: Scenes,
-    ) -> tuple[torch.Tensor, float]:
-        real = np.arange(seen.digit.shape[1]) < seen.count[:, None]
-        item, slot = np.nonzero(real)
-        cell = seen.cell[item, slot]
-        mine = rows[item, cell]
-        column, row = cell % GRID, cell // GRID
-        quadrant = 2 * (row >= GRID // 2) + (column >= GRID // 2)
-        digit = torch.from_numpy(seen.digit[item, slot])
-        spelt = mine @ words.T
-        touched = torch.from_numpy(seen.patches).float()
-        present = torch.zeros(len(rows), 16)
-        present[item, digit] = 1
-        present[item, 10 + seen.colour[item, slot]] = 1
-        loss = (
-            F.cross_entropy(spelt[:, :COLOUR], digit)
-            + F.cross_entropy(spelt[:, COLOUR:QUADRANT], torch.from_numpy(seen.colour[item, slot]))
-            + F.cross_entropy(spelt[:, QUADRANT:NUMBER], torch.from_numpy(quadrant))
-            + 0.3 * F.cross_entropy(self.column(mine), torch.from_numpy(column))
-            + 0.3 * F.cross_entropy(self.row(mine), torch.from_numpy(row))
-            + 2
-            * F.binary_cross_entropy_with_logits(
-                self.found(rows.gather(1, index[..., None].expand(-1, -1, WIDTH)))[..., 0],
-                touched.gather(1, index),
-            )
-            + F.binary_cross_entropy_with_logits(self.listed(cls), present)
-        )
-        right = (spelt[:, :COLOUR].argmax(-1) == digit).float().mean().item()
-        return loss, right
 
 
 def centres(seen: Scenes) -> np.ndarray:
@@ -105,36 +43,6 @@ def draw(order: np.ndarray, keep: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(np.argpartition(order, keep - 1, axis=1)[:, :keep], axis=1))
 
 
-def answer_loss(
-    model: LlavaForConditionalGeneration,
-    rows: torch.Tensor,
-    index: torch.Tensor,
-    words: torch.Tensor,
-    answers: torch.Tensor,
-) -> torch.Tensor:
-    """Cross entropy of packed questions [B, K, TEXT], each seeing BOS, the rows kept and itself."""
-    size, per, _ = words.shape
-    embed = model.get_input_embeddings()
-    picture = rows.gather(1, index[..., None].expand(-1, -1, WIDTH))
-    start = embed(torch.full((size, 1), BOS))
-    merged = torch.cat([start, picture, embed(words.flatten(1))], 1)
-    own = 1 + TOKENS + torch.arange(TEXT).repeat(per).expand(size, -1)
-    position = torch.cat([torch.zeros(size, 1, dtype=torch.long), 1 + index, own], 1)
-    first, length = 1 + index.shape[1], merged.shape[1]
-    block = (torch.arange(length) - first).div(TEXT, rounding_mode="floor").clamp(min=-1)
-    block[:first] = -1
-    sees = (block == block[:, None]) | (block == -1)
-    sees &= torch.ones(length, length, dtype=torch.bool).tril()
-    out = model.model.language_model(
-        inputs_embeds=merged,
-        attention_mask=sees[None, None].expand(size, 1, -1, -1),
-        position_ids=position,
-        use_cache=False,
-    ).last_hidden_state
-    logits = model.lm_head(out[:, first:].unflatten(1, (per, TEXT))[:, :, -1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), answers.flatten(), ignore_index=-100)
-
-
 @torch.no_grad()
 def accuracy(model: LlavaForConditionalGeneration, seed: int, size: int) -> list[float]:
     """The part answered right on held-out digits, one number per kind."""
@@ -148,7 +56,7 @@ def main() -> None:
     """Run the schedule; a checkpoint every 100 steps, from which the same command goes on."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--out", type=Path, required=True)
-    flags.add_argument("--tower", type=int, default=1000, help="steps for the tower alone")
+    flags.add_argument("--tower", type=int, default=1200, help="steps for the tower alone")
     flags.add_argument("--steps", type=int, default=4500, help="all steps")
     flags.add_argument("--batch", type=int, default=64)
     flags.add_argument("--rate", type=float, default=1.5e-3)
@@ -184,7 +92,7 @@ def main() -> None:
         index = draw(order - seen.patches, TOKENS if whole else CROWDED if crowded else TOWER)
         rows, cls = visual_rows(model, pixel_values(seen.pixels), None if whole else index)
         spelt, right = spelling(rows, index, cls, model.get_input_embeddings().weight, seen)
-        loss, answer = spelt, torch.tensor(math.nan)
+        loss, answer = spelt, torch.zeros(())
         if not crowded:
             keep = int(rng.choice([14, 24, TOKENS if whole else TOWER]))
             present = np.zeros(order.shape, bool)
@@ -202,22 +110,18 @@ def main() -> None:
         step += 1
         shown.append((spelt.item(), right, answer.item()))
         if step % 50 == 0:
-            mean = (
-                np.nanmean(np.array([*shown, (math.nan,) * 3]), 0)
-                if step > args.tower
-                else np.mean(shown, 0)
-            )
-            print(f"{step} spelling {mean[0]:.3f} digit {mean[1]:.3f}", end=" ")
-            print(f"answer {mean[2]:.3f} {time.time() - started:.0f} s", flush=True)
+            means = np.mean(shown, 0)
+            lost = np.mean([a for _, _, a in shown if a > 0] or [math.nan])
+            print(f"{step} spelling {means[0]:.3f} digit {means[1]:.3f}", end=" ")
+            print(f"answer {lost:.3f} {time.time() - started:.0f} s", flush=True)
             shown = []
         if step % 100 == 0 or step == args.steps:
             save_file(both.state_dict(), args.out / "both.safetensors")
             torch.save({"optimiser": optimiser.state_dict(), "step": step}, state)
         if step % 200 == 0 and step > args.tower:
             model.eval()
-            print(
-                step, "held out", [round(part, 3) for part in accuracy(model, 7, 500)], flush=True
-            )
+            parts = [round(part, 3) for part in accuracy(model, 7, 500)]
+            print(step, "held out", dict(zip(KINDS, parts, strict=True)), flush=True)
             model.train()
 
 
