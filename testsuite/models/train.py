@@ -69,7 +69,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--out", type=Path, required=True)
     flags.add_argument("--tower", type=int, default=1200, help="steps for the tower alone")
-    flags.add_argument("--steps", type=int, default=4500, help="all steps")
+    flags.add_argument("--steps", type=int, default=3600, help="all steps")
     flags.add_argument("--batch", type=int, default=64)
     flags.add_argument("--rate", type=float, default=1.5e-3)
     flags.add_argument("--seed", type=int, default=0)
