@@ -58,8 +58,8 @@ def export(model: LlavaForConditionalGeneration) -> ExportedProgram:
         dynamic_shapes={"pixel_values": {0: batch}, "input_ids": {0: batch, 1: length}},
         strict=False,
     )
-    # the example inputs would be most of the archive's growth over its weights: one item is enough
-    program.example_inputs = ((asked.pixel_values[:1], asked.input_ids[:1]), {})
+    # tracing needs two items, the archive only one; a copy, or the storage of both is written
+    program.example_inputs = ((asked.pixel_values[:1].clone(), asked.input_ids[:1].clone()), {})
     return program
 
 

@@ -78,16 +78,15 @@ def visual_rows(
 
 def last_logits(
     model: LlavaForConditionalGeneration,
-    pixel_values: torch.Tensor,
+    rows: torch.Tensor,
     input_ids: torch.Tensor,
     keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Logits [B, WORDS] after the last position, of the rows in ``keep`` only.
+    """Logits [B, WORDS] after the last position, of the visual rows in ``keep`` only.
 
-    ``keep`` is bool [B, TOKENS] over the visual rows, the same number in every row of the batch.
-    Text rows always stay; every row keeps its position id.
+    ``rows`` come from ``visual_rows``; ``keep`` is bool [B, TOKENS], as many in every item.  Text
+    rows always stay; every row keeps its position id.
     """
-    rows, _ = visual_rows(model, pixel_values)
     image = input_ids == IMAGE
     words = model.get_input_embeddings()(input_ids)
     merged = words.masked_scatter(image[..., None], rows)
@@ -96,5 +95,12 @@ def last_logits(
         alive[image] = keep.flatten()
     position = alive.nonzero()[:, 1].view(len(alive), -1)
     kept = merged.gather(1, position[..., None].expand(-1, -1, merged.shape[-1]))
-    seen = model.model.language_model(inputs_embeds=kept, position_ids=position, use_cache=False)
+    seen = model.model.language_model(
+        inputs_embeds=kept,
+        # without a mask transformers takes jumps in the position ids for the seams of packed
+        # sequences, and hides everything before the last jump
+        attention_mask=torch.ones_like(position),
+        position_ids=position,
+        use_cache=False,
+    )
     return model.lm_head(seen.last_hidden_state[:, -1])

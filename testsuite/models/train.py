@@ -59,8 +59,10 @@ def draw(order: np.ndarray, keep: int) -> torch.Tensor:
 def accuracy(model: LlavaForConditionalGeneration, seed: int, size: int) -> list[float]:
     """The part answered right on held-out digits, one number per kind."""
     asked = samples(seed, size)
-    parts = zip(asked.pixel_values.split(64), asked.input_ids.split(64), strict=True)
-    right = torch.cat([last_logits(model, *part).argmax(-1) for part in parts]) == asked.answers
+    answers = []
+    for pixels, ids in zip(asked.pixel_values.split(64), asked.input_ids.split(64), strict=True):
+        answers.append(last_logits(model, visual_rows(model, pixels)[0], ids).argmax(-1))
+    right = torch.cat(answers) == asked.answers
     return [right[asked.kinds == k].float().mean().item() for k in range(len(KINDS))]
 
 
@@ -69,7 +71,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--out", type=Path, required=True)
     flags.add_argument("--tower", type=int, default=1200, help="steps for the tower alone")
-    flags.add_argument("--steps", type=int, default=3600, help="all steps")
+    flags.add_argument("--steps", type=int, default=2800, help="all steps")
     flags.add_argument("--batch", type=int, default=64)
     flags.add_argument("--rate", type=float, default=1.5e-3)
     flags.add_argument("--seed", type=int, default=0)
