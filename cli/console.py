@@ -83,7 +83,7 @@ def show(*parts: RenderableType) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for part in parts:
         console.print(part)
 
@@ -93,7 +93,7 @@ def rendered(*parts: RenderableType) -> str:
     from rich.console import Console
 
     file = io.StringIO()
-    console = Console(file=file, highlight=False, width=WIDTH, color_system=None)
+    console = Console(file=file, highlight=False, markup=False, width=WIDTH, color_system=None)
     for part in parts:
         console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
