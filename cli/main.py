@@ -65,10 +65,10 @@ def _abandon_stdout() -> None:
 
 
 def _quieten() -> None:
-    """Keep what torch says to its own developers off the screen; write what stdout can."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    logging.getLogger("torch._export.serde.serialize").addFilter(_is_serious)
+    """Keep libraries' advice and deprecations off the screen; write what stdout can."""
+    if os.environ.get("TOKOPT_TRACEBACK") != "1":
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch._export.serde.serialize").addFilter(_is_serious)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

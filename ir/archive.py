@@ -35,6 +35,9 @@ class Archive:
             raise InputError(
                 f"the zip file is truncated or damaged ({error})", hint="copy or save it again"
             ) from error
+        if min((member.header_offset for member in members), default=0):
+            # Python searches from the end and finds the directory of a zip inside a cut-off one
+            raise InputError("the zip file is truncated or damaged", hint="copy or save it again")
         roots = {_plain(member.filename).partition("/")[0] for member in members}
         skipped = len(roots.pop()) + 1 if len(roots) == 1 else 0
         self._records = {member.filename[skipped:]: member for member in members}

@@ -23,9 +23,12 @@ def read_description(archive: Archive, name: str) -> schema.ExportedProgram:
     Raises ``InputError`` for another schema version, damage, and anything that could run code.
     """
     where = f"{MODELS}{name}.json"
+    newer = False
     try:
         data = json.loads(archive.read(where))
-        _check_version(data["schema_version"]["major"], data.get("torch_version"))
+        major, minor = data["schema_version"]["major"], data["schema_version"]["minor"]
+        _check_version(major, data.get("torch_version"))
+        newer = minor > schema.SCHEMA_VERSION[1]  # may hold what this torch does not know
         description: schema.ExportedProgram = vet(_dict_to_dataclass(schema.ExportedProgram, data))
         if not description.graph_module.module_call_graph[0].signature:
             raise InputError("the program does not say how it is called")
@@ -37,7 +40,7 @@ def read_description(archive: Archive, name: str) -> schema.ExportedProgram:
             f"the description of program {name!r} is damaged"
             f" ({type(error).__name__}: {error!s:.200})",
             where=where,
-            hint="copy or save the file again",
+            hint="use tokopt with a newer torch" if newer else "copy or save the file again",
         ) from error
     return description
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims, arguments_of, operator_name
+from tokopt.ir.logit_scale import logit_scale
 
 FUSED = "aten::scaled_dot_product_attention"
 SOFTMAX = frozenset({"aten::softmax", "aten::_softmax", "aten::_safe_softmax"})
@@ -31,7 +32,8 @@ class Attention:
     """One attention: query ``[…, Q, d]``, value ``[…, N, e]``, probabilities ``[…, Q, N]``.
 
     ``key`` is ``[…, N, d]`` where ``fused``, else ``[…, d, N]`` as the product reads it.
-    ``node`` is the fused call or the softmax; ``out`` the value with the result.
+    ``node`` is the fused call or the softmax; ``out`` the value with the result.  ``scale`` is the
+    factor from the product to the logits, None where that is ``1/sqrt(d)`` or not a number.
     """
 
     node: fx.Node
@@ -101,7 +103,7 @@ def _explicit(softmax: fx.Node, dims: Dims) -> Attention | None:
         key=key,
         value=value,
         mask=None,
-        scale=None,
+        scale=logit_scale(softmax, scores),
         causal=False,
         queries=dims.axis(softmax, -2),
         keys=dims.axis(softmax, -1),

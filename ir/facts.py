@@ -168,7 +168,7 @@ def _token_stack(
     role: str, stack: Stack, merge: Merge | None, graph: fx.Graph, dims: Dims
 ) -> TokenStack:
     keys = [a.keys.root for layer in stack.layers for a in layer.attention]
-    whole = next((k for k in keys if locate(stack.stream, k) is not None), stack.stream)
+    whole = next((k for k in keys if _is_factor(k, stack.stream)), stack.stream.root)
     leaves = whole.leaves()
     learned = [leaf.learned for leaf in leaves]
     front = next((i for i, flag in enumerate(learned) if not flag), 0)
@@ -188,6 +188,12 @@ def _token_stack(
         sites.append(_site(f"{role}:{label}", depth, value, stack.dim, tokens, graph, dims, merge))
     count = merge.count if merge is not None else tokens.root.length
     return TokenStack(role, stack, tuple(sites), protected, relay, count, merge)
+
+
+def _is_factor(keys: Axis, stream: Axis) -> bool:
+    """Return whether an attention's keys are all rows of a stream (of one item), no window."""
+    place = locate(stream, keys)
+    return place is not None and all(kind == "*" for kind, _, _ in place.path)
 
 
 def _site(

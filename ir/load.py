@@ -31,9 +31,13 @@ _ARCHIVE_VERSION = "0"
 def load(path: str | Path) -> Program:
     """Read the archive at ``path`` (``torch.export.save``, ``package_pt2`` or ``ir.save``).
 
-    Every program of the archive is loaded, under its name in it.  Containers other than tuples,
-    lists and dictionaries become dictionaries; guards are dropped; example inputs are ``None``
-    where the file has none.  Raises ``InputError`` naming the file, what is wrong and what to do.
+    Every program of the archive is loaded, under its name in it.  It differs from what
+    ``torch.export.load`` gives in this: containers other than tuples, lists and dictionaries become
+    dictionaries; guards and metadata other than stack traces and module paths are dropped (ranges
+    of sizes are kept and checked); quotes in assertion messages are replaced.  Example inputs are
+    ``None`` where the file has none.  Operators of ``tokopt::`` must be registered before.
+
+    Raises ``InputError`` naming the file, what is wrong and what to do; never runs the file's code.
     """
     path = Path(path)
     try:
@@ -56,7 +60,10 @@ def load(path: str | Path) -> Program:
 
 def _check_versions(archive: Archive) -> None:
     if (order := archive.text("byteorder", sys.byteorder)) != sys.byteorder:
-        raise InputError(f"the file was written on a {order!r:.20}-endian machine")
+        raise InputError(
+            f"the file was written on a {order!r:.20}-endian machine",
+            hint=f"export the model on a {sys.byteorder}-endian machine",
+        )
     if (version := archive.text("archive_version", _ARCHIVE_VERSION)) != _ARCHIVE_VERSION:
         raise InputError(
             f"the archive has the format version {version!r:.20}",

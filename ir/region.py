@@ -147,19 +147,19 @@ def _outside(start: object, length: object, axis: Axis, tokens: Axis, last_row_k
     """Return whether a range of rows does not touch the token axis, or holds all of it."""
     leaves, before = axis.root, 0
     if leaves is tokens.root:
-        whole = same_length(start, 0) and same_length(length, axis.root.length)  # type: ignore[arg-type]
-        end = same_length(total([start, length]), axis.root.length)  # type: ignore[list-item]
-        return whole or (last_row_kept and end and is_one(length))  # type: ignore[arg-type]
+        whole = same_length(start, 0) and same_length(length, axis.root.length)
+        end = same_length(total([start, length]), axis.root.length)
+        return whole or (last_row_kept and end and is_one(length))
     place = locate(axis, tokens)
     if place is None or len(place.path) != 1 or place.path[0][0] != "+":
         return False
     _, children, index = place.path[0]
-    before = total([c.root.length for c in children[:index]])  # type: ignore[assignment]
+    before = total([c.root.length for c in children[:index]])
     behind = total([before, tokens.root.length])
-    stop = total([start, length])  # type: ignore[list-item]
+    stop = total([start, length])
     left = is_longer(stop, before) is False
-    right = is_longer(behind, start) is False  # type: ignore[arg-type]
-    around = is_longer(start, before) is False and is_longer(behind, stop) is False  # type: ignore[arg-type]
+    right = is_longer(behind, start) is False
+    around = is_longer(start, before) is False and is_longer(behind, stop) is False
     return left or right or around
 
 

@@ -29,7 +29,8 @@ def value_of(argument: Any) -> Any:
 def compute_value(node: fx.Node, mode: FakeTensorMode) -> None:
     """Recompute a call's recorded value from its operands' recorded values."""
     with mode, enable_python_dispatcher():
-        node.meta["val"] = node.target(*value_of(node.args), **value_of(node.kwargs))
+        target: Any = node.target
+        node.meta["val"] = target(*value_of(node.args), **value_of(node.kwargs))
 
 
 def call(

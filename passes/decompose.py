@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from torch import fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.dialect import OPS, is_dialect
+from tokopt.ir.program import Program
 from tokopt.ir.trace import fake_mode_of, splice
+from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.workspace import copy_graph, rebuilt
 
 
@@ -27,3 +31,17 @@ def decompose(exported: ExportedProgram) -> ExportedProgram:
 def dialect_nodes(graph: fx.Graph) -> list[fx.Node]:
     """Return the dialect calls of a graph."""
     return [n for n in graph.nodes if n.op == "call_function" and is_dialect(n)]
+
+
+@dataclass(frozen=True)
+class Decompose(Pass):
+    """Replace the dialect by plain aten in every graph."""
+
+    def run(self, program: Program) -> PassResult:
+        """Return the program without dialect calls; the same one where it had none."""
+        counts = {n: len(dialect_nodes(e.graph)) for n, e in program.graphs.items()}
+        if not any(counts.values()):
+            return PassResult(program, modified=False)
+        graphs = {n: decompose(e) if counts[n] else e for n, e in program.graphs.items()}
+        statistics = {"operators": sum(counts.values())}
+        return PassResult(replace(program, graphs=graphs), modified=True, statistics=statistics)

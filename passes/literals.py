@@ -69,7 +69,8 @@ def _known(length: Length, work: Workspace) -> Count:
 
 
 def _argument(node: fx.Node, name: str) -> tuple[Any, int | None]:
-    schema = node.target._schema  # type: ignore[union-attr]
+    target: Any = node.target
+    schema = target._schema
     at = [a.name for a in schema.arguments].index(name)
     if at < len(node.args):
         return node.args[at], at
@@ -143,7 +144,7 @@ def _behind(start: Any, place: Place, tokens: Axis) -> bool:
 def _from_end(position: Any, length: Length, node: fx.Node) -> int:
     """Return a position as a negative one, counted from the dim's end."""
     value = _length(position)
-    back = total([value, -length])  # type: ignore[operator,list-item]
+    back = total([value, -length])
     if not isinstance(back, int) or back >= 0:
         raise UnsupportedError("a position on the token axis is symbolic", where=describe(node))
     return back

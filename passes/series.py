@@ -7,10 +7,12 @@ cut's rows to the original length, through the composed index.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 from torch import fx
 
+from tokopt.ir.axis import locate
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Site, TokenStack
 from tokopt.ir.region import Barrier, Region, plan_region
@@ -58,7 +60,18 @@ class Series:
                 short = cut.short(operand, output)
                 if self.outputs == "full":
                     short = self.whole.restored(short, output)
+                elif self.outputs == "last":
+                    short = self._last_row(short, output, cut)
                 output.replace_input_with(operand, short)
+
+    def _last_row(self, short: fx.Node, output: fx.Node, cut: Cut) -> fx.Node:
+        """Return the last row of an output that carries the axis as it is, its dim kept."""
+        for dim, axis in enumerate(self.work.axes[short]):
+            place = locate(axis, cut.tokens)
+            if place is not None and place.whole:
+                with self.work.graph.inserting_before(output):
+                    return self.work.call(aten.slice.Tensor, short, dim, -1, sys.maxsize)
+        return short
 
     def _composed(self, cut: Cut) -> Cut:
         """Return the cut from the original rows to the rows that are left now."""

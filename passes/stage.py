@@ -142,7 +142,7 @@ def _scores(
             candidates = given.pop(0)
         else:
             rows = torch.arange(hidden.shape[1], device=hidden.device)
-            span = (rows >= stack.protected) & (rows < stack.protected + state.rows * site.group)
+            span = (rows >= stack.protected) & (rows < stack.protected + state.visual)
             candidates = span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])
         earlier = given.pop(0) if carried is not None else None
         layers = []
@@ -159,6 +159,7 @@ def _scores(
             relay=stack.relay,
             keep=stage.keep,
             seed=seed,
+            group=site.group,
             options=stage.options,
         )
         return method.score(taps).float()
@@ -244,5 +245,5 @@ def _behind(stack: TokenStack, site: Site) -> int:
     after = 0
     for kind, children, index in place.path if place is not None else ():
         if kind == "+":
-            after += sum(int(c.root.length) for c in children[index + 1 :])  # type: ignore[arg-type]
+            after += sum(int(c.root.length) for c in children[index + 1 :])
     return after

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
@@ -14,6 +13,7 @@ from tokopt.ir.dims import Dims, arguments_of
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import Layout, layout_of
 from tokopt.passes.methods.method import LayerTap
+from tokopt.passes.methods.rows import attention_row
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class TapRecipe:
         query, key = self.query.apply(raw_query), self.key.apply(raw_key)
         value = self.value.apply(raw_value)
         site = self.attention
+        scale = query.shape[-1] ** -0.5 if site.scale is None else site.scale
 
         def row(at: int) -> Tensor:
             if not site.fused:
@@ -52,9 +53,9 @@ class TapRecipe:
             if rest:
                 shape = [*raw_query.shape[:-2], 1, raw_key.shape[-2]]
                 mask = self.probabilities.apply(_row(rest[0], at).expand(shape)).select(2, 0)
-            return attention_row(query, key, mask, at, site.scale, site.causal)
+            return attention_row(query, key, mask, at, scale, site.causal)
 
-        return LayerTap(self.depth, query, key, value, row)
+        return LayerTap(self.depth, query, key, value, row, scale)
 
 
 def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | None:
@@ -79,29 +80,3 @@ def _row(tensor: Tensor, at: int) -> Tensor:
     if tensor.dim() < 2 or tensor.shape[-2] == 1:
         return tensor
     return tensor.narrow(-2, at if at >= 0 else tensor.shape[-2] + at, 1)
-
-
-def attention_row(
-    query: Tensor, key: Tensor, mask: Tensor | None, at: int, scale: float | None, causal: bool
-) -> Tensor:
-    """Return fp32 ``[B, H, N]``: post-softmax attention of query row ``at`` over all rows.
-
-    ``query`` is ``[B, H, N, d]``, ``key`` ``[B, G, N, d]`` with G dividing H (grouped heads);
-    ``mask`` broadcasts to ``[B, H, N]``: bool (True: visible) or additive.  Reads one row of the
-    product: ``H·N·d`` multiplications, no N×N matrix.
-    """
-    b, h, n, d = query.shape
-    groups = key.shape[1]
-    chosen = query.select(2, at if at >= 0 else n + at).float().reshape(b, groups, h // groups, d)
-    scores = chosen @ key.float().transpose(-1, -2)
-    scores = scores.reshape(b, h, key.shape[2]) * (scale if scale is not None else d**-0.5)
-    if causal:
-        last = at if at >= 0 else n + at
-        visible = torch.arange(key.shape[2], device=key.device) <= last
-        scores = scores.masked_fill(~visible, float("-inf"))
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        else:
-            scores = scores + mask.float()
-    return scores.softmax(dim=-1)

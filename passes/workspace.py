@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 
 from tokopt.ir.axis import Axis
+from tokopt.ir.dead import remove_dead
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
 
@@ -105,6 +106,7 @@ class Workspace:
 
 def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
     """Return the program with another graph of the same outputs, its signature renamed to match."""
+    remove_dead(module.graph)
     module.graph.lint()
     module.recompile()
     (output,) = module.graph.find_nodes(op="output")

@@ -63,6 +63,14 @@ def _product(call: Call, x: fx.Node, y: fx.Node) -> None:
                 call.broadcast_one(operand, len(own) - back, batch[-back])
 
 
+@rule("outer", "ger")
+def outer(call: Call) -> None:
+    """``out[i, j] = x[i] y[j]``."""
+    x, y = list(call.arguments.values())[:2]
+    call.broadcast_one(x, 0, call.out[0])
+    call.broadcast_one(y, 0, call.out[1])
+
+
 @rule("einsum")
 def einsum(call: Call) -> None:
     """Letters are axes; letters absent from the output are folded as sets."""

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
 
+CLASS_ROW, LAST_ROW = 0, -1
+"""The two relays there are: the class token in front, the last token of the prompt."""
+
 
 @dataclass(frozen=True)
 class LayerTap:
@@ -22,7 +25,8 @@ class LayerTap:
 
     ``depth`` counts layers of the stack from 0.  ``query`` is ``[B, H, N, d]``, ``key`` and
     ``value`` ``[B, H or fewer, N, d]``, with positions already applied; ``row(q)`` returns the
-    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.
+    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.  ``scale`` is the
+    factor from ``query @ key`` to the layer's logits.
     """
 
     depth: int
@@ -30,6 +34,7 @@ class LayerTap:
     key: Tensor
     value: Tensor
     row: Callable[[int], Tensor]
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,10 @@ class Taps:
     before the site where there is none), nearest last.  ``candidates`` is bool ``[B, N]``: rows
     that may be dropped.  ``hidden`` ``[B, N, C]`` is the stream at the site.  ``carried`` is the
     score of the previous stage of the same method at the rows that stayed, ``[B, N]``, or None.
-    ``relay`` is the row whose attention carries the flow (0: the class token; -1: the last prompt
-    token), None where the stack has none.
+    ``relay`` is the row whose attention carries the flow (``CLASS_ROW``: the class token;
+    ``LAST_ROW``: the last prompt token), None where the stack has none.  ``keep`` counts rows;
+    where ``group`` is not 1 rows leave in whole groups of so many neighbours, judged by the mean
+    of their scores.  ``options`` are the stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -52,6 +59,7 @@ class Taps:
     relay: int | None
     keep: int
     seed: int
+    group: int = 1
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def want_relay(self, method: str, instead: str) -> int:
@@ -106,7 +114,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class Method:
-    """One method: its name is its file's name.  ``roles``: stacks it can be placed in."""
+    """One method: its name is its file's name.
+
+    ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
+    with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
+    before the site) and ``"relay"`` (a relay row).  ``calibrated``: roles in which the schedule
+    reads ``Setting.entropies``.  ``options``: its settings and their defaults.
+    """
 
     name: str
     paper: str
@@ -114,6 +128,6 @@ class Method:
     score: Score
     schedule: Callable[[Setting], tuple[Placement, ...]]
     needs: frozenset[str] = frozenset()
-    calibrated: bool = False
+    calibrated: frozenset[str] = frozenset()
     notes: str = ""
     options: Mapping[str, int | float | str] = field(default_factory=dict)

@@ -1,0 +1,63 @@
+"""Target gate: what a target computes, against the rewritten program and the oracle.
+
+Kept rows first: where a target's rounding ranks a near-tie the other way, its outputs are judged
+against the oracle forced to the rows the target kept; else against the rewritten program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from tokopt.passes.oracle.oracle import run_oracle
+from tokopt.passes.validate import (
+    ORACLE,
+    Checked,
+    Verdict,
+    alive_rows,
+    judge,
+    relative_difference,
+    run_program,
+)
+from tokopt.targets.base import Target
+from tokopt.targets.runtime import TRACE
+
+
+def against_target(
+    target: Target,
+    folder: Path,
+    checked: Checked,
+    lowered: ExportedProgram,
+    inputs: Mapping[str, Tensor],
+    names: Sequence[str],
+) -> Iterator[Verdict]:
+    """Yield the verdicts on what a target computes from the files it wrote."""
+    got = target.open(folder)(inputs)
+    wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
+    kept = [name for name in names if name.startswith(TRACE) and name.endswith(".kept")]
+    outputs = [name for name in names if not name.startswith(TRACE)]
+    if all(bool((wanted[name] == got[name]).all()) for name in kept):
+        worst = max(relative_difference(wanted[name], got[name]) for name in outputs)
+        yield Verdict(
+            "target",
+            worst <= ORACLE,
+            f"{target.name} with the rewritten program, the same rows kept",
+            worst,
+            ORACLE,
+            "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}",
+        )
+        return
+    free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
+    alive = [alive_rows(got[n], c.alive) for n, c in zip(kept, free.stages, strict=True)]
+    for verdict in judge(checked, inputs, [got[n] for n in outputs], alive, free, target.name):
+        yield Verdict(
+            f"target {verdict.gate}",
+            verdict.passed,
+            verdict.compared,
+            verdict.max_difference,
+            verdict.tolerance,
+            verdict.message,
+        )

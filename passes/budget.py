@@ -1,0 +1,138 @@
+"""Budget: what a plan spends, as one number, defined exactly.
+
+    tokens = mean over the consumer's attention layers of
+             (visual rows present) / (visual rows of the original)
+
+The consumer is the decoder, or the only stack of a model without one.  A tower that feeds a decoder
+is not counted in this number (``tower_rows`` lists it): with k of its Nv tokens kept, k · N_S/Nv of
+the decoder's N_S visual rows are there from layer 0 on.  Exact fractions throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.lengths import Length
+from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.region import Region, plan_region
+
+
+def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:
+    """Return the visual rows present in each attention layer of the consumer, per batch item.
+
+    Raises ``InputError`` where a stage keeps more rows than there are or breaks a group, and
+    ``UnsupportedError`` where a site is unknown or no visual rows of the consumer come from it.
+    """
+    consumer = facts.consumer
+    cuts: list[tuple[int, int]] = []
+    for stage, stack, site in _in_data_order(facts, plan):
+        _check(stage, stack, site)
+        start = site.depth if stack is consumer else 0
+        cuts.append((start, _whole(stage.keep * rows_per_token(facts, stack, site), stage)))
+    return rows_after(row_count(consumer), len(consumer.stack.layers), cuts)
+
+
+def rows_after(count: int, layers: int, cuts: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the rows in each layer when from layer ``start`` on ``left`` stay, for every cut."""
+    rows = [count] * layers
+    for start, left in cuts:
+        for depth in range(start, layers):
+            if left > rows[depth]:
+                raise InputError(
+                    f"{left} visual rows are to stay in layer {depth} where {rows[depth]} are left",
+                    where="plan",
+                    expected="stages that keep fewer and fewer rows",
+                )
+            rows[depth] = left
+    return tuple(rows)
+
+
+def spent(facts: Facts, plan: Plan) -> Fraction:
+    """Return the budget a plan spends: 1 where it drops nothing."""
+    rows = visual_rows(facts, plan)
+    return Fraction(sum(rows), len(rows) * row_count(facts.consumer))
+
+
+def tower_rows(facts: Facts, plan: Plan) -> Mapping[str, tuple[int, ...]]:
+    """Return, by role, the tokens in each layer of every tower that feeds the consumer."""
+    found: dict[str, tuple[int, ...]] = {}
+    for tower in facts.stacks:
+        if not tower.role.startswith("vision") or tower is facts.consumer:
+            continue
+        rows = [row_count(tower)] * len(tower.stack.layers)
+        for stage, stack, site in _in_data_order(facts, plan):
+            if stack is tower:
+                rows[site.depth :] = [stage.keep] * len(rows[site.depth :])
+        found[tower.role] = tuple(rows)
+    return found
+
+
+def row_count(stack: TokenStack) -> int:
+    """Return the visual rows of a stack per batch item; a run-time count is refused."""
+    return _constant(stack.count, stack)
+
+
+def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
+    """Return how many visual rows of the consumer one row of a stack stands for.
+
+    1 in the consumer itself.  A tower's rows count where, dropped at ``site``, they leave holes in
+    the merge with the text; other towers (say, one behind a query transformer) are refused.
+    """
+    consumer = facts.consumer
+    if stack is consumer:
+        return Fraction(1)
+    region = plan_region(facts.exported.graph, facts.dims, site.value, site.tokens)
+    merge = consumer.merge
+    if merge is None or not isinstance(region, Region) or merge.node not in region.merges:
+        raise UnsupportedError(
+            f"dropping rows at {site.name} does not shorten {consumer.role}",
+            expected=f"a site in {consumer.role}, or in a tower whose rows are merged into it",
+        )
+    return Fraction(_constant(merge.count, stack), row_count(stack))
+
+
+def _in_data_order(facts: Facts, plan: Plan) -> list[tuple[Stage, TokenStack, Site]]:
+    """Return the stages with their places, towers before what they are merged into."""
+    found = [(stage, *facts.find_site(stage.site)) for stage in plan.stages]
+    order = {stack.role: i for i, stack in enumerate(facts.stacks)}
+    found.sort(key=lambda f: (f[1].merge is not None, order[f[1].role], f[2].depth))
+    for (_, _, before), (_, _, after) in pairwise(found):
+        if before == after:
+            raise InputError(f"two stages are placed at {after.name}", where="plan")
+    return found
+
+
+def _constant(count: Length, stack: TokenStack) -> int:
+    if isinstance(count, int):
+        return count
+    raise UnsupportedError(
+        f"the number of visual tokens in {stack.role} is only known at run time ({count})",
+        expected="a constant number of visual tokens",
+        hint="export with a fixed image size",
+    )
+
+
+def _check(stage: Stage, stack: TokenStack, site: Site) -> None:
+    where = f"plan, stage at {stage.site}"
+    if stage.keep > row_count(stack):
+        raise InputError(
+            f"keep = {stage.keep}", where=where, expected=f"at most {row_count(stack)} tokens"
+        )
+    if stage.keep % site.group:
+        raise InputError(
+            f"keep = {stage.keep}", where=where, expected=f"a multiple of {site.group} (one group)"
+        )
+
+
+def _whole(rows: Fraction, stage: Stage) -> int:
+    if rows.denominator == 1:
+        return rows.numerator
+    raise InputError(
+        f"keep = {stage.keep} leaves {rows} visual rows in the decoder",
+        where=f"plan, stage at {stage.site}",
+        expected=f"a multiple of {rows.denominator}",
+    )

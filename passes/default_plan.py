@@ -1,0 +1,61 @@
+"""Default plan: one method at a budget, chosen by what the model has.  No search, no promise.
+
+What is tried, in order; the first that is legal and meets the budget is taken:
+
+    tower and decoder   vtc_cls at the tower's end: one cut, before the decoder sees anything
+                        flowcut in the tower (its form without class token), else in the decoder
+                        fastv in the decoder, where flowcut cannot be computed
+    tower alone         flowcut: it cuts between layers
+                        vtc_cls: it cuts at the end, where nothing is left to save, and must move
+    either              stride, which reads no attention
+
+Among the published methods these cost least at their quality (one row of attention per layer).
+``search`` exists to do better, and reports by how much.
+"""
+
+from __future__ import annotations
+
+from tokopt.ir.errors import BudgetError, UnsupportedError
+from tokopt.ir.facts import Facts
+from tokopt.ir.plan import Plan
+from tokopt.passes.fit import Entropies, Fitted, fit
+from tokopt.passes.methods.registry import find_method
+
+WITH_DECODER = ("vtc_cls", "flowcut", "fastv", "stride")
+TOWER_ALONE = ("flowcut", "vtc_cls", "stride")
+
+
+def default_plan(
+    facts: Facts,
+    budget: float,
+    method: str | None = None,
+    entropies: Entropies | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Return a plan that spends at most ``budget``, by ``method`` or the default one.
+
+    Raises what ``fit`` raises; without a method, the first refusal once all are refused.
+    """
+    return default_fit(facts, budget, method, entropies, seed).plan
+
+
+def default_fit(
+    facts: Facts,
+    budget: float,
+    method: str | None = None,
+    entropies: Entropies | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Return the same plan with its note and what it spends."""
+    names = (method,) if method else _preferred(facts)
+    refusals: list[UnsupportedError | BudgetError] = []
+    for name in names:
+        try:
+            return fit(facts, find_method(name), budget, entropies, seed=seed)
+        except (UnsupportedError, BudgetError) as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
+def _preferred(facts: Facts) -> tuple[str, ...]:
+    return WITH_DECODER if facts.consumer.merge is not None else TOWER_ALONE

@@ -1,0 +1,88 @@
+"""Fit: the plan of one method at one budget, at its published placement as far as that reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.methods.method import Method
+from tokopt.passes.placing import Placing
+
+Entropies = Mapping[str, Sequence[float]]
+Options = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A plan that meets a budget.  ``spent`` is what it spends, exactly.
+
+    ``note`` is empty, or says what is not as published: ``moved``, ``not calibrated``.
+    """
+
+    plan: Plan
+    note: str
+    spent: Fraction
+
+
+def fit(
+    facts: Facts,
+    method: Method,
+    budget: float,
+    entropies: Entropies | None = None,
+    *,
+    role: str | None = None,
+    seed: int = 0,
+    options: Options | None = None,
+) -> Fitted:
+    """Place a method within a budget in ``(0, 1]``, in the stack ``role`` or the first that allows.
+
+    Towers that feed the decoder come before the decoder.  ``entropies`` are r_H per layer, by role.
+    Raises ``InputError`` for a bad budget, ``UnsupportedError`` naming the barrier where no
+    placement is legal, ``BudgetError`` naming the smallest budget that can be reached.
+    """
+    limit = _limit(budget)
+    refusals: list[UnsupportedError] = []
+    for stack in _stacks(facts, method, role):
+        try:
+            placing = Placing(facts, stack, method, (entropies or {}).get(stack.role))
+            placements, moved, spends = placing.within(limit)
+        except UnsupportedError as refusal:
+            refusals.append(refusal)
+            continue
+        stages = tuple(
+            Stage(placing.site(p.depth).name, method.name, p.keep, dict(options or {}))
+            for p in placements
+        )
+        plain = placing.kind in method.calibrated and placing.entropies is None
+        notes = [note for note, said in (("moved", moved), ("not calibrated", plain)) if said]
+        return Fitted(Plan(stages, budget, seed), "; ".join(notes), spends)
+    raise refusals[0]
+
+
+def _stacks(facts: Facts, method: Method, role: str | None) -> list[TokenStack]:
+    """Return the stacks to try, in order of the data: towers come before the decoder."""
+    if role is not None:
+        found = [stack for stack in facts.stacks if stack.role == role]
+        if not found:
+            known = ", ".join(stack.role for stack in facts.stacks)
+            raise InputError(f"there is no stack {role!r}", expected=known)
+        return found
+    found = [s for s in facts.stacks if s.role.rstrip("0123456789") in method.roles]
+    if not found:
+        raise UnsupportedError(
+            f"{method.name} has no stack to be placed in",
+            expected=" or ".join(sorted(method.roles)),
+            hint="tokopt methods lists what each method is made for",
+        )
+    return found
+
+
+def _limit(budget: float) -> Fraction:
+    """Return the decimal number the user wrote: 0.3 is 3/10, not the nearest binary fraction."""
+    if not 0 < budget <= 1:
+        raise InputError(f"budget = {budget!r}", expected="a number above 0, at most 1")
+    return Fraction(repr(float(budget)))

@@ -1,0 +1,69 @@
+"""Rows: the attention of one query over all rows, recomputed without the full matrix.
+
+Fused attention hides its probabilities.  One row costs ``H·N·d`` products and no ``N×N`` value, in
+fp32 whatever the model's type.  Plain torch operators, traceable with symbolic sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokopt.passes.methods.method import LayerTap
+
+LOWEST = torch.finfo(torch.float32).min
+"""Stands for minus infinity: a row in which everything is masked stays finite (and uniform)."""
+TINY = torch.finfo(torch.float32).tiny
+
+
+def attention_row(
+    query: Tensor, key: Tensor, mask: Tensor | None, row: int, scale: float, causal: bool
+) -> Tensor:
+    """Return post-softmax attention of query ``row`` (may be negative), fp32 ``[B, H, N]``.
+
+    ``query`` is ``[B, H, Q, d]``, ``key`` ``[B, H or fewer, N, d]``.  ``mask`` is the query's own
+    line, broadcasting to ``[B, H, N]``: bool (True: may be read) or float (added).  ``causal`` lets
+    a query read the keys up to its own number, as ``scaled_dot_product_attention`` counts them.
+    """
+    logits = dot(query.select(2, row), key) * scale
+    if causal:
+        own = row if row >= 0 else query.shape[2] + row
+        later = torch.arange(key.shape[2], device=key.device) > own
+        logits = logits.masked_fill(later, LOWEST)
+    if mask is not None and mask.dtype == torch.bool:
+        logits = logits.masked_fill(~mask, LOWEST)
+    elif mask is not None:
+        logits = (logits + mask.float()).clamp_min(LOWEST)
+    return torch.softmax(logits, dim=-1)
+
+
+def dot(query: Tensor, key: Tensor) -> Tensor:
+    """Return products of one query ``[B, H, d]`` with all keys ``[B, H or fewer, N, d]``.
+
+    fp32 ``[B, H, N]``; query heads share key heads in equal groups of neighbours.
+    """
+    heads = key.shape[1]
+    grouped = query.float().unflatten(1, (heads, query.shape[1] // heads))
+    return torch.matmul(grouped, key.float().transpose(-2, -1)).flatten(1, 2)
+
+
+def relay_attention(layer: LayerTap, relay: int | None) -> Tensor:
+    """Return the head mean of the relay's attention over all rows, fp32 ``[B, N]``.
+
+    Without a relay the query is the mean over rows (FlowCut's form for towers without class token).
+    """
+    if relay is not None:
+        return layer.row(relay).mean(1)
+    mean = layer.query.float().mean(2)
+    return torch.softmax(dot(mean, layer.key) * layer.scale, dim=-1).mean(1)
+
+
+def share(mass: Tensor, candidates: Tensor) -> Tensor:
+    """Return non-negative ``mass`` ``[B, N]`` over candidates only, scaled to sum 1 per item."""
+    kept = mass.masked_fill(~candidates, 0.0)
+    return kept / kept.sum(1, keepdim=True).clamp_min(TINY)
+
+
+def rank_of(candidates: Tensor) -> Tensor:
+    """Return each candidate's number among the candidates of its item, int64 ``[B, N]``."""
+    return candidates.long().cumsum(1) - 1

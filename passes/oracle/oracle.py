@@ -1,0 +1,109 @@
+"""Oracle: what a plan must compute, found without removing a single row.
+
+Translation validation of token selection.  The original graph runs at full length in fp32; at each
+site the oracle scores with taps of its own run, chooses, and marks the dropped rows NaN.  Operators
+per row carry the marks along, movements take them to where the rows would go, and operators across
+rows leave them out (``semantics/``).  What is not NaN in the end is what the shortened program must
+give.  Nothing is shared with the rewriter but the analysis and the method's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokopt.ir.errors import GateError, InputError, InternalError
+from tokopt.ir.facts import Facts
+from tokopt.ir.plan import Plan
+from tokopt.passes.methods.method import Method
+from tokopt.passes.oracle.binding import Sizes, bind, output_names
+from tokopt.passes.oracle.dead import Marked
+from tokopt.passes.oracle.interpreter import MaskedInterpreter
+from tokopt.passes.oracle.placed import Choice, place_stages
+from tokopt.passes.oracle.stages import Stages
+
+
+@dataclass(frozen=True)
+class OracleResult:
+    """What the oracle found.
+
+    ``outputs``: by the output's name in the program's order, full length, NaN at dropped rows (an
+    output of a dtype without NaN comes as float64 where it has such rows).  ``stages``: each
+    stage's choice over the ``N`` rows its stream has in the original, in plan order.
+    """
+
+    outputs: dict[str, Tensor]
+    stages: tuple[Choice, ...]
+
+    @property
+    def alive(self) -> tuple[Tensor, ...]:
+        """Per stage, the rows left behind it: bool ``[B, N]``."""
+        return tuple(choice.alive for choice in self.stages)
+
+    @property
+    def scores(self) -> tuple[Tensor, ...]:
+        """Per stage, what it chose by: fp32 ``[B, N]``, NaN at rows that were dead before."""
+        return tuple(choice.scores for choice in self.stages)
+
+
+def run_oracle(
+    facts: Facts,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    methods: Callable[[str], Method],
+    forced: Sequence[Tensor] | None = None,
+) -> OracleResult:
+    """Run a plan's masked oracle on the normalised program of ``facts``.
+
+    ``inputs`` are the user inputs by name.  ``forced``: per stage the rows to leave alive, bool
+    ``[B, N]``, instead of the oracle's own choice; scores are then those along the forced way.
+    Raises ``InputError`` (inputs), ``GateError`` (the original itself computes NaN) and
+    ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
+    """
+    values = bind(facts.exported, inputs)
+    original = _interpret(facts, values, None)
+    _refuse_nan(original, inputs)
+    placed = place_stages(facts, plan, methods)
+    sizes = Sizes(facts.exported, values)
+    stages = Stages(placed, facts.dims, sizes, plan.seed, forced)
+    outputs = _interpret(facts, values, stages)
+    if len(stages.choices) != len(plan.stages):
+        raise InternalError("a stage's site was never reached")
+    choices = tuple(stages.choices[index] for index in range(len(plan.stages)))
+    return OracleResult(outputs, choices)
+
+
+def _interpret(facts: Facts, values: list[object], stages: Stages | None) -> dict[str, Tensor]:
+    visits, watched = (stages.visits, stages.watched) if stages is not None else ({}, set())
+    interpreter = MaskedInterpreter(facts, visits, watched)
+    if stages is not None:
+        stages.seen = interpreter.seen
+    results = interpreter.execute(values)
+    named = {name: results[position] for position, name in output_names(facts.exported)}
+    return {name: _shown(value) for name, value in named.items()}
+
+
+def _shown(value: Tensor | Marked) -> Tensor:
+    if isinstance(value, Marked):
+        return value.tensor.double().masked_fill(value.dead, torch.nan)
+    return value
+
+
+def _refuse_nan(outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> None:
+    """Refuse a run whose outputs are NaN without any stage: NaN is the oracle's mark."""
+    bad = next((name for name, value in outputs.items() if bool(value.isnan().any())), None)
+    if bad is None:
+        return
+    culprit = next((name for name, value in inputs.items() if bool(value.isnan().any())), None)
+    if culprit is not None:
+        raise InputError(
+            f"input {culprit!r} has NaN in it", expected="finite inputs to verify the plan on"
+        )
+    raise GateError(
+        f"the original program computes NaN in output {bad!r} on these inputs, without any stage",
+        expected="inputs on which the original gives numbers",
+        hint="verify on other inputs (--inputs)",
+    )

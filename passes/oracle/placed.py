@@ -1,0 +1,93 @@
+"""Placed stages: a plan's stages with what they refer to in one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from tokopt.ir.attention import Attention
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.layers import Layer
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.methods.method import Method
+from tokopt.passes.oracle.taps import tapped, watched
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one stage did, over all ``N`` rows its stream has in the original, per item.
+
+    ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
+    what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
+    candidates of each item stay.  Rows go in groups of ``group`` from row ``first`` on.
+    """
+
+    stage: Stage
+    first: int
+    group: int
+    alive: Tensor
+    candidates: Tensor
+    scores: Tensor
+    raw: Tensor
+    quota: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """A stage at its site.
+
+    ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
+    last of the same method there (None: there is none).  ``layers`` are those the score may read:
+    since ``same``, nearest last, layers without attention over the whole stream left out.
+    """
+
+    stage: Stage
+    stack: TokenStack
+    site: Site
+    method: Method
+    before: int | None
+    same: int | None
+    layers: tuple[tuple[Layer, Attention], ...]
+
+    def watched(self) -> set[fx.Node]:
+        """Return the nodes whose values the stage needs."""
+        merge = self.stack.merge
+        nodes = set() if merge is None else {merge.mask, merge.node}
+        return nodes.union(*(watched(attention) for _, attention in self.layers))
+
+
+def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
+    """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
+    placed: list[PlacedStage] = []
+    for stage in plan.stages:
+        stack, site = facts.find_site(stage.site)
+        _check(stage, site)
+        earlier = [i for i, other in enumerate(placed) if other.stack is stack]
+        alike = [i for i in earlier if placed[i].stage.method == stage.method]
+        start = placed[alike[-1]].site.depth if alike else 0
+        layers = tuple(
+            (layer, attention)
+            for layer in stack.stack.layers
+            if start <= layer.depth < site.depth
+            if (attention := tapped(layer, site.tokens)) is not None
+        )
+        before, same = (found[-1] if found else None for found in (earlier, alike))
+        method = methods(stage.method)
+        placed.append(PlacedStage(stage, stack, site, method, before, same, layers))
+    return placed
+
+
+def _check(stage: Stage, site: Site) -> None:
+    if site.barrier is not None:
+        raise UnsupportedError(f"no stage can be placed at {site.name}: {site.barrier}")
+    if stage.options:
+        raise UnsupportedError(f"the masked oracle does not know options (of {stage.method})")
+    if stage.keep % site.group:
+        raise InputError(
+            f"keep = {stage.keep} at {site.name}",
+            expected=f"a multiple of {site.group}: tokens go in groups there",
+        )

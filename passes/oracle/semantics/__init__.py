@@ -1,0 +1,1 @@
+"""What every operator does to dead entries: one rule per operator, by kind."""

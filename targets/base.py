@@ -1,0 +1,48 @@
+"""What a target is: something that turns an exported program into files and runs those files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+from torch.export import ExportedProgram
+
+Runner = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Inputs by name in, outputs by name out; every tensor on the CPU."""
+
+
+class Target(Protocol):
+    """One way to run a program.  Implementations live in ``targets/lowerings``, one file each.
+
+    A target is stateless: two calls of ``lower`` with the same program write the same bytes
+    unless the implementation's docstring says otherwise.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user writes after ``--target``."""
+        ...
+
+    def available(self) -> str | None:
+        """Return ``None`` where the target runs on this machine, else the reason it does not."""
+        ...
+
+    def lower(
+        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Write the lowered program into ``folder``; return the names of the files written.
+
+        ``exported`` holds aten operators only (the token dialect is already decomposed).
+        ``output_names`` names its tensor outputs in order; without it the names come from the
+        structure of the outputs (see ``signature.py``).
+
+        Raises ``UnsupportedError`` for a program the target cannot express and ``InputError``
+        for names that do not fit.
+        """
+        ...
+
+    def open(self, folder: Path) -> Runner:
+        """Load what ``lower`` wrote.  Raises ``InputError`` for a file that does not load."""
+        ...

@@ -1,0 +1,1 @@
+"""One file per target; each lists its targets in ``TARGETS`` (see ``targets/registry.py``)."""

@@ -1,0 +1,109 @@
+"""AOTInductor: ``model.aoti.pt2``, machine code for this machine; loads in plain torch.
+
+The package holds a shared library: opening it runs native code, as with any program one installs.
+Its bytes are not reproducible (Inductor puts paths of its cache into them), and it runs only
+on processors with the instruction set of the one it was compiled on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.export import ExportedProgram
+
+from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.targets.base import Runner, Target
+from tokopt.targets.calling import arguments
+from tokopt.targets.examples import example_tensors
+from tokopt.targets.quiet import quiet
+from tokopt.targets.signature import signature_of
+from tokopt.targets.signature_file import read_signature, write_signature
+from tokopt.targets.torch_writing import writing
+
+PACKAGE = "model.aoti.pt2"
+
+SETTINGS = {
+    "cpp.dynamic_threads": True,  # as many threads as the caller's torch has, not the compiler's
+    "compile_threads": 1,  # no pool of worker processes: one compilation is one g++ call
+    "aot_inductor.precompile_headers": False,  # pays only from the second compilation on
+}
+
+
+@dataclass(frozen=True)
+class AotInductor:
+    """Compiles for the CPU with the machine's C++ compiler; takes about half a minute."""
+
+    name: str = "aotinductor"
+
+    def available(self) -> str | None:
+        """Look for the C++ compiler that torch would use."""
+        try:
+            cpp_builder.get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            return f"no C++ compiler: {error}"
+        return None
+
+    def lower(
+        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Write ``model.aoti.pt2`` and ``signature.json``."""
+        reason = self.available()
+        if reason is not None:
+            raise UnsupportedError(f"the target {self.name} is not available: {reason}")
+        signature = signature_of(exported, output_names)
+        with quiet(), writing(folder / PACKAGE) as file, _with_examples(exported):
+            try:
+                torch._inductor.aoti_compile_and_package(
+                    exported, package_path=file, inductor_configs=dict(SETTINGS)
+                )
+            except Exception as error:
+                raise UnsupportedError(
+                    f"AOTInductor does not compile the program: {error}",
+                    hint="another target, for example --target onnxruntime-cpu",
+                ) from error
+        return (PACKAGE, write_signature(signature, folder))
+
+    def open(self, folder: Path) -> Runner:
+        """Load ``model.aoti.pt2``: this runs the native code in it."""
+        signature, path = read_signature(folder), folder / PACKAGE
+        try:
+            with quiet():
+                loader = torch._inductor.aoti_load_package(str(path)).loader
+        except Exception as error:
+            raise InputError(
+                f"AOTInductor does not load the package: {error}",
+                where=str(path),
+                hint="compile it again on this machine",
+            ) from error
+
+        def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            flat = [inputs[spec.name].contiguous() for spec in signature.inputs]
+            try:
+                results = [r for r in loader.boxed_run(flat) if isinstance(r, Tensor)]
+            except RuntimeError as error:
+                raise InternalError(f"the compiled program failed: {error}") from error
+            names = (spec.name for spec in signature.outputs)
+            return dict(zip(names, results, strict=True))
+
+        return run
+
+
+@contextmanager
+def _with_examples(exported: ExportedProgram) -> Iterator[None]:
+    """Lend ``exported`` example inputs (zeros) for as long as Inductor looks at them."""
+    before = exported._example_inputs
+    try:
+        exported._example_inputs = arguments(exported, example_tensors(exported))
+        yield
+    finally:
+        exported._example_inputs = before
+
+
+TARGETS: tuple[Target, ...] = (AotInductor(),)

@@ -1,0 +1,42 @@
+"""PyTorch itself: runs the artifact's ``program.pt2`` unchanged; the slow, sure reference."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from tokopt.targets.base import Runner, Target
+from tokopt.targets.calling import runner_of
+from tokopt.targets.program_file import PROGRAM
+from tokopt.targets.signature import signature_of
+from tokopt.targets.signature_file import read_signature, write_signature
+
+
+@dataclass(frozen=True)
+class Eager:
+    """Needs the program beside it (``program_file.save_program``), as every artifact has it."""
+
+    name: str = "eager"
+
+    def available(self) -> str | None:
+        """Run everywhere: torch is a dependency."""
+        return None
+
+    def lower(
+        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Write ``signature.json`` only."""
+        return (write_signature(signature_of(exported, output_names), folder),)
+
+    def open(self, folder: Path) -> Runner:
+        """Load ``program.pt2`` with the loader that never runs code from a file."""
+        names = [spec.name for spec in read_signature(folder).outputs]
+        load = importlib.import_module("tokopt.ir.load.load").load
+        return runner_of(load(folder / PROGRAM).main, names)
+
+
+TARGETS: tuple[Target, ...] = (Eager(),)

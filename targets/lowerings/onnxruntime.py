@@ -1,0 +1,106 @@
+"""ONNX Runtime: ``model.onnx`` with standard operators only; loads without tokopt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from tokopt.ir.errors import InputError, InternalError
+from tokopt.targets.base import Runner, Target
+from tokopt.targets.onnx.model import onnx_model
+from tokopt.targets.onnx.saving import MODEL, save
+from tokopt.targets.quiet import quiet
+from tokopt.targets.signature import signature_of
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+QUIET = 4
+"""ONNX Runtime's severity "fatal": its errors are raised, so they need not be printed too."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """ONNX Runtime with one execution provider (and its CPU one for what that cannot run).
+
+    Uses as many threads as torch (``torch.set_num_threads``, ``OMP_NUM_THREADS``) when opened.
+    """
+
+    name: str
+    provider: str
+
+    def available(self) -> str | None:
+        """Start a session on the provider: that a wheel lists it does not mean it works."""
+        if self.provider not in onnxruntime.get_available_providers():
+            return f"the installed onnxruntime has no {self.provider}"
+        return _trial(self.provider)
+
+    def lower(
+        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Write ``model.onnx`` (and ``model.onnx.data`` above 1 GiB of weights)."""
+        return save(onnx_model(exported, signature_of(exported, output_names)), folder)
+
+    def open(self, folder: Path) -> Runner:
+        """Start a session on ``model.onnx``; bfloat16 inputs and outputs are not supported."""
+        path = folder / MODEL
+        try:
+            session = _session(str(path), self.provider)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise InputError(
+                f"ONNX Runtime does not load the model: {error}",
+                where=str(path),
+                hint="the file may be damaged or need a newer onnxruntime",
+            ) from error
+        names = [output.name for output in session.get_outputs()]
+
+        def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            feed = {name: value.detach().cpu().numpy() for name, value in inputs.items()}
+            try:
+                results = session.run(names, feed)
+            except Exception as error:  # as above
+                raise InternalError(
+                    f"ONNX Runtime failed while running the model: {error}", where=str(path)
+                ) from error
+            return {n: torch.from_numpy(r) for n, r in zip(names, results, strict=True)}
+
+        return run
+
+
+def _session(model: str | bytes, provider: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = list(dict.fromkeys([provider, CPU]))
+    return onnxruntime.InferenceSession(model, options, providers=providers)
+
+
+@cache
+def _trial(provider: str) -> str | None:
+    """Run one addition on ``provider``; say what is wrong where it does not start."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    total = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", [value], [total])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    try:
+        with quiet():
+            if provider == CUDA:
+                onnxruntime.preload_dlls()  # finds the libraries of torch's own wheels
+            session = _session(model.SerializeToString(), provider)
+    except Exception as error:  # as above
+        return f"{provider} does not start: {error}"
+    if session.get_providers()[0] != provider:
+        return f"{provider} does not start (a driver or library is missing)"
+    return None
+
+
+TARGETS: tuple[Target, ...] = (
+    OnnxRuntime("onnxruntime-cpu", CPU),
+    OnnxRuntime("onnxruntime-cuda", CUDA),
+)

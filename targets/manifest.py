@@ -1,0 +1,135 @@
+"""``manifest.json``: what an artifact is, what it was made from and what was checked.
+
+Compiling the same input with the same versions gives the same manifest except for ``run``, for
+``measured`` amounts of time (``latency``), and for the hash of an AOTInductor package.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from tokopt import __version__
+from tokopt.ir.errors import InputError
+from tokopt.targets.records import field_of, from_json, to_json
+from tokopt.targets.signature import Signature
+
+MANIFEST = "manifest.json"
+FORMAT = "tokopt artifact"
+SCHEMA_VERSION = 1
+OK, FAILED = "ok", "failed"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Share of the original (1.0 = all of it) or seconds; None where nothing was measured."""
+
+    predicted: float | None
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class LayerSpend:
+    """What one attention layer spends, by kind (``tokens``, ``flops``, ``kv``)."""
+
+    layer: str
+    spent: Mapping[str, Amount]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was asked for and what is spent, by kind; ``latency`` is in seconds, others shares."""
+
+    requested: Mapping[str, float] = field(default_factory=dict)
+    total: Mapping[str, Amount] = field(default_factory=dict)
+    layers: tuple[LayerSpend, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One verification: ``compared`` says what with what; differences are absolute."""
+
+    gate: str
+    passed: bool
+    compared: str
+    max_difference: float | None = None
+    tolerance: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
+
+    created: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in."""
+
+    target: str
+    signature: Signature
+    input_sha256: str = ""
+    seed: int = 0
+    budget: Budget = Budget()
+    gates: tuple[GateResult, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    files: Mapping[str, str] = field(default_factory=dict)
+    run: Run = Run()
+    status: str = OK
+    format: str = FORMAT
+    schema_version: int = SCHEMA_VERSION
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that shapes an artifact."""
+    runtime = ("onnxruntime-gpu", "onnxruntime")
+    found = {name: _version(name) for name in ("torch", "onnx", "onnxscript")}
+    found["onnxruntime"] = next((v for v in map(_version, runtime) if v != "none"), "none")
+    return {"tokopt": __version__, "python": platform.python_version(), **found}
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write ``manifest.json`` into ``folder``."""
+    (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json``.
+
+    ``InputError`` where ``folder`` is no artifact, the file is damaged, or a newer tokopt
+    wrote it.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"not a tokopt artifact: {error}",
+            where=str(folder),
+            expected=f"a folder with a {MANIFEST} in it, as `tokopt compile` writes",
+        ) from error
+    if field_of(text, "format", str(path)) != FORMAT:
+        raise InputError("this manifest is not of a tokopt artifact", where=str(path))
+    schema = field_of(text, "schema_version", str(path))
+    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+        raise InputError(
+            f"the artifact has schema version {schema}",
+            where=str(path),
+            expected=f"at most {SCHEMA_VERSION}",
+            hint="install the tokopt that wrote it, or a newer one",
+        )
+    return from_json(Manifest, text, str(path))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

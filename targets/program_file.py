@@ -1,0 +1,52 @@
+"""``program.pt2``: the rewritten program as a file, the same bytes every time.
+
+What differs between processes or tells about the machine is left out: stack traces, node
+histories (they hold memory addresses) and the example inputs, which are the user's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import package_pt2
+
+from tokopt.ir.program import Program
+from tokopt.targets.quiet import quiet
+from tokopt.targets.torch_writing import writing
+
+PROGRAM = "program.pt2"
+PRIVATE = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
+
+
+def save_program(program: Program, folder: Path) -> str:
+    """Write ``program.pt2`` into ``folder``; return its name.  ``OSError`` for a full disk."""
+    with quiet(), writing(folder / PROGRAM) as file, _bare(list(program.graphs.values())):
+        package_pt2(file, exported_programs=dict(program.graphs))
+    return PROGRAM
+
+
+@contextmanager
+def _bare(graphs: list[ExportedProgram]) -> Iterator[None]:
+    """Take private metadata and example inputs off ``graphs``, and put them back afterwards."""
+    metas = [
+        node.meta
+        for exported in graphs
+        for module in exported.graph_module.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+    ]
+    kept = [{key: meta.pop(key) for key in PRIVATE if key in meta} for meta in metas]
+    examples = [exported._example_inputs for exported in graphs]
+    try:
+        for exported in graphs:
+            exported._example_inputs = None
+        yield
+    finally:
+        for meta, private in zip(metas, kept, strict=True):
+            meta.update(private)
+        for exported, example in zip(graphs, examples, strict=True):
+            exported._example_inputs = example

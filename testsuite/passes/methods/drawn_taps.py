@@ -1,0 +1,69 @@
+"""Taps drawn from a seed: random operands, attention written out in full (no library code)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tokopt.passes.methods.method import LayerTap, Taps
+
+PREFIX = 2
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tap(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
+    scale = 0.9 * query.shape[-1] ** -0.5  # not the default: a score must read it
+    groups = query.shape[1] // key.shape[1]
+    logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scale
+    return LayerTap(depth, query, key, value, lambda row: logits.softmax(-1)[:, :, row], scale)
+
+
+def candidates(role: str, batch: int, rows: int) -> Tensor:
+    """A tower: all but the prefix.  A decoder: other places in each item, the last row is text."""
+    mask = torch.zeros(batch, rows, dtype=torch.bool)
+    for item in range(batch):
+        start = PREFIX if role == "vision" else 1 + item
+        mask[item, start : rows if role == "vision" else rows - 3 - batch + item] = True
+    return mask
+
+
+def drawn_taps(
+    role: str = "vision",
+    *,
+    batch: int = 2,
+    rows: int = 14,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    width: int = 6,
+    relay: int | None = 0,
+    keep: int = 4,
+    seed: int = 0,
+    carried: bool = False,
+    options: Mapping[str, int | float | str] | None = None,
+) -> Taps:
+    def operand(which: int, depth: int, count: int) -> Tensor:
+        return draw(batch, count, rows, width, seed=1000 * seed + 10 * depth + which)
+
+    return Taps(
+        layers=[
+            tap(
+                depth,
+                operand(0, depth, heads),
+                operand(1, depth, kv_heads),
+                operand(2, depth, kv_heads),
+            )
+            for depth in range(layers)
+        ],
+        layer_count=layers,
+        candidates=candidates(role, batch, rows),
+        hidden=draw(batch, rows, 2 * width, seed=1000 * seed + 9),
+        carried=draw(batch, rows, seed=1000 * seed + 8).abs() if carried else None,
+        relay=-1 if role == "decoder" else relay,
+        keep=keep,
+        seed=seed,
+        options=options or {},
+    )

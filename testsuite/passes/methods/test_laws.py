@@ -1,0 +1,201 @@
+"""Laws every method obeys, asked of every method in the library."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from tokopt.passes.methods.method import LayerTap, Taps
+from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.methods.rows import attention_row
+
+CASES = [
+    (name, role, relay)
+    for name, method in METHODS.items()
+    for role in sorted(method.roles)
+    for relay in (0, None)
+    if not (role == "decoder" and relay == 0)
+    if not (role == "vision" and relay is None and "relay" in method.needs)
+]
+READS_POSITION = {"random", "stride"}
+every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
+
+
+def score(name: str, taps: Taps) -> Tensor:
+    return METHODS[name].score(taps)
+
+
+@every_case
+def test_scores_are_finite_fp32_one_per_row(name: str, role: str, relay: int | None) -> None:
+    for carried in (False, True):
+        taps = drawn_taps(role, relay=relay, carried=carried)
+        found = score(name, taps)
+        assert found.dtype == torch.float32 and found.shape == taps.candidates.shape
+        assert bool(found.isfinite().all())
+
+
+@every_case
+def test_half_precision_taps_give_fp32_scores(name: str, role: str, relay: int | None) -> None:
+    taps = drawn_taps(role, relay=relay)
+    halves = [
+        dataclasses.replace(t, query=t.query.half(), key=t.key.half(), value=t.value.half())
+        for t in taps.layers
+    ]
+    found = score(name, dataclasses.replace(taps, layers=halves, hidden=taps.hidden.half()))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, score(name, taps), rtol=2e-2, atol=2e-2)
+
+
+@every_case
+def test_scores_are_deterministic(name: str, role: str, relay: int | None) -> None:
+    first, second = (score(name, drawn_taps(role, relay=relay)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@every_case
+def test_items_of_a_batch_do_not_see_each_other(name: str, role: str, relay: int | None) -> None:
+    taps = drawn_taps(role, batch=3, relay=relay, carried=True)
+    together = score(name, taps)
+    for item in range(3):
+        alone = score(name, take(taps, item))
+        torch.testing.assert_close(alone[0], together[item], rtol=1e-5, atol=1e-6)
+
+
+def take(taps: Taps, item: int) -> Taps:
+    one = slice(item, item + 1)
+    assert taps.carried is not None
+    return dataclasses.replace(
+        taps,
+        layers=[
+            LayerTap(t.depth, t.query[one], t.key[one], t.value[one], _only(t.row, one), t.scale)
+            for t in taps.layers
+        ],
+        candidates=taps.candidates[one],
+        hidden=taps.hidden[one],
+        carried=taps.carried[one],
+    )
+
+
+def _only(row, one: slice):  # type: ignore[no-untyped-def]
+    return lambda number: row(number)[one]
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "relay"), [case for case in CASES if case[0] not in READS_POSITION]
+)
+def test_moving_candidates_moves_their_scores(name: str, role: str, relay: int | None) -> None:
+    taps = drawn_taps(role, batch=1, relay=relay, carried=True)
+    order = torch.arange(14)
+    inside = taps.candidates[0].nonzero()[:, 0]
+    order[inside] = inside[torch.randperm(len(inside), generator=torch.Generator().manual_seed(3))]
+    assert not torch.equal(order, torch.arange(14))
+    before = score(name, taps)
+    after = score(name, permuted(taps, order))
+    torch.testing.assert_close(after[0, inside], before[0, order[inside]], rtol=1e-5, atol=1e-6)
+
+
+def permuted(taps: Taps, order: Tensor) -> Taps:
+    assert taps.carried is not None
+    return dataclasses.replace(
+        taps,
+        layers=[
+            LayerTap(
+                t.depth,
+                t.query[:, :, order],
+                t.key[:, :, order],
+                t.value[:, :, order],
+                functools.partial(_permuted_row, t, order),
+                t.scale,
+            )
+            for t in taps.layers
+        ],
+        hidden=taps.hidden[:, order],
+        carried=taps.carried[:, order],
+    )
+
+
+def _permuted_row(tap: LayerTap, order: Tensor, number: int) -> Tensor:
+    return tap.row(int(order[number]))[:, :, order]
+
+
+@pytest.mark.parametrize("name", sorted(READS_POSITION))
+def test_a_control_reads_nothing_but_candidates(name: str) -> None:
+    first, second = drawn_taps(seed=1), drawn_taps(seed=2)
+    second = dataclasses.replace(second, seed=1)
+    assert torch.equal(score(name, first), score(name, second))
+    blind = dataclasses.replace(first, layers=[])
+    assert torch.equal(score(name, first), score(name, blind))
+
+
+@every_case
+def test_a_score_traces_with_free_sizes_and_has_no_square(
+    name: str, role: str, relay: int | None
+) -> None:
+    """Traced at one size, the graph is right at another; no value has two dims of N rows."""
+    taps = drawn_taps(role, relay=relay, layers=2, carried=True)
+
+    def flat(taps: Taps) -> list[Tensor]:
+        operands = [x for t in taps.layers for x in (t.query, t.key, t.value)]
+        assert taps.carried is not None
+        return [*operands, taps.candidates, taps.hidden, taps.carried]
+
+    def traced(*operands: Tensor) -> Tensor:
+        layers = [rebuilt(d, *operands[3 * d : 3 * d + 3]) for d in range(2)]
+        candidates, hidden, carried = operands[6:]
+        return score(
+            name,
+            dataclasses.replace(
+                taps, layers=layers, candidates=candidates, hidden=hidden, carried=carried
+            ),
+        )
+
+    graph = make_fx(traced, tracing_mode="symbolic")(*flat(taps))
+    for batch, rows in ((2, 14), (3, 19)):
+        other = drawn_taps(role, batch=batch, rows=rows, relay=relay, layers=2, carried=True)
+        found, expected = graph(*flat(other)), score(name, other)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not squares(graph, graph.graph.find_nodes(op="placeholder")[6])
+    assert not [n for n in graph.graph.nodes if "_local_scalar_dense" in str(n.target)]
+
+
+def rebuilt(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
+    scale = 0.9 * 6**-0.5
+
+    def row(number: int) -> Tensor:
+        return attention_row(query, key, None, number, scale, False)
+
+    return LayerTap(depth, query, key, value, row, scale)
+
+
+def squares(graph: fx.GraphModule, mask: fx.Node) -> list[fx.Node]:
+    rows = mask.meta["val"].shape[1].node.expr
+    found = []
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            same = [s for s in value.shape if isinstance(s, torch.SymInt) and s.node.expr == rows]
+            found += [node] if len(same) > 1 else []
+    return found
+
+
+def test_the_search_for_squares_finds_a_square() -> None:
+    mask = torch.ones(2, 14, dtype=torch.bool)
+    graph = make_fx(lambda m: m[:, None] & m[:, :, None], tracing_mode="symbolic")(mask)
+    assert squares(graph, graph.graph.find_nodes(op="placeholder")[0])
+
+
+@every_case
+def test_protected_rows_do_not_change_by_carried_scores(
+    name: str, role: str, relay: int | None
+) -> None:
+    """What was carried at rows that are no candidates never reaches a candidate's score."""
+    taps = drawn_taps(role, relay=relay, carried=True)
+    assert taps.carried is not None and PREFIX > 0
+    other = taps.carried.masked_fill(~taps.candidates, 1e3)
+    inside = taps.candidates
+    changed = score(name, dataclasses.replace(taps, carried=other))
+    assert torch.equal(changed[inside], score(name, taps)[inside])
