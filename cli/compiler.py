@@ -7,6 +7,7 @@ marked; its manifest says which gate and by how much.
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -36,7 +37,7 @@ from tokopt.passes.observe import observe
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, Verdict, validate
 from tokopt.targets import registry
-from tokopt.targets.artifact import LOG, PLAN, building, seal
+from tokopt.targets.artifact import LOG, PLAN, building, check_place, seal
 from tokopt.targets.manifest import (
     FAILED,
     OK,
@@ -94,7 +95,7 @@ class Compiled:
 
 def compile(
     source: str | Path | Program,
-    output: str | Path = "build",
+    output: str | Path | None = None,
     *,
     budget: float | None = None,
     method: str | None = None,
@@ -111,19 +112,23 @@ def compile(
     plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
     the gates run on and, for calibrated methods, what is measured; the archive's example inputs
     where none are given.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
-    gates failed is written, marked, and returned with ``ok`` false.
+    gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
+    ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
     if budget is not None and not 0 < budget <= 1:
         raise InputError(f"budget {budget}", expected="a share of the visual tokens, in (0, 1]")
+    program_of = source if isinstance(source, Program) else None
+    folder = Path(output) if output is not None else default_folder(source)
+    check_place(Path(os.path.realpath(folder)))
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
     reason = chosen.available()
     if reason is not None:
         raise InputError(f"the target {chosen.name} is not available here: {reason}")
     with torch.no_grad(), clock.stage("load"):
-        program = source if isinstance(source, Program) else load(source)
+        program = program_of if program_of is not None else load(Path(str(source)))
     exported = program.main
     given = inputs if isinstance(inputs, Mapping) else inputs_for(exported, inputs)
     with torch.no_grad():
@@ -154,7 +159,7 @@ def compile(
         with clock.stage("lower"):
             final = decompose(applied.exported)
         names = _output_names(exported, len(made.stages))
-        with building(Path(output)) as draft:
+        with building(folder) as draft:
             with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
                 chosen.lower(final, draft, names)
             save(Program({program.main_name: _bare(final)}), draft / PROGRAM)
@@ -180,7 +185,14 @@ def compile(
                     status=OK if passed else FAILED,
                 ),
             )
-    return Compiled(Path(output), made, spent, manifest, note)
+    return Compiled(folder, made, spent, manifest, note)
+
+
+def default_folder(source: str | Path | Program) -> Path:
+    """Return where an artifact goes by default: beside nothing, in the working directory."""
+    name = source.source if isinstance(source, Program) else str(source)
+    stem = Path(name).stem if not name.startswith("<") else "model"
+    return Path(f"{stem}.tokopt")
 
 
 def require_ok(compiled: Compiled) -> None:
