@@ -34,6 +34,7 @@ class Workspace:
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
     anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    known: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
@@ -89,7 +90,7 @@ class Workspace:
     def recompute(self, nodes: list[fx.Node]) -> None:
         """Recompute the recorded values of some calls, given in graph order."""
         for node in nodes:
-            compute_value(node, self.mode)
+            compute_value(node, self.mode, self.known)
 
     def propagate(self, changed: list[fx.Node]) -> None:
         """Recompute what depends on changed values, as far as shapes go on changing."""
@@ -99,7 +100,7 @@ class Workspace:
             if node not in pending or node in known or node.op != "call_function":
                 continue
             before = _shapes(node.meta.get("val"))
-            compute_value(node, self.mode)
+            compute_value(node, self.mode, self.known)
             if _shapes(node.meta["val"]) != before:
                 pending.update(node.users)
 
