@@ -51,9 +51,6 @@ BUDGET = {
     "dinov2": ("vision", 36, [0, 1, 2, 3]),
     "handvit": ("vision", 36, [0, 1, 2, 3]),
 }
-WINDOWS = pytest.mark.xfail(
-    strict=True, reason="facts.analyse takes one window of Qwen's tower for its token axis"
-)
 
 
 def described(exported: ExportedProgram) -> dict[str, Any]:
@@ -85,14 +82,7 @@ def test_the_json_is_the_golden_one(
 
 
 @pytest.mark.parametrize(
-    ("family", "role"),
-    [
-        pytest.param(
-            family, role, marks=WINDOWS if (family, role) == ("qwen2_5_vl", "vision") else ()
-        )
-        for family, stacks in CONFIGURED.items()
-        for role in stacks
-    ],
+    ("family", "role"), [(family, role) for family, stacks in CONFIGURED.items() for role in stacks]
 )
 def test_what_is_found_is_what_the_configuration_says(
     family: str, role: str, normal: Normal
@@ -122,7 +112,6 @@ def test_every_site_of_a_plain_tower_and_its_decoder_is_legal(family: str, norma
         assert all(site["legal"] and site["group"] == 1 for site in stack["sites"])
 
 
-@WINDOWS
 def test_windows_are_barriers_and_the_merger_takes_groups_of_four(normal: Normal) -> None:
     vision = described(normal("qwen2_5_vl"))["stacks"][0]
     legal = {site["name"]: (site["legal"], site["group"]) for site in vision["sites"]}
