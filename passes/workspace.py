@@ -15,6 +15,8 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dead import remove_dead
+from tokopt.ir.dims import describe
+from tokopt.ir.errors import InternalError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
 
@@ -89,7 +91,7 @@ class Workspace:
     def recompute(self, nodes: list[fx.Node]) -> None:
         """Recompute the recorded values of some calls, given in graph order."""
         for node in nodes:
-            compute_value(node, self.mode)
+            self._compute(node)
 
     def propagate(self, changed: list[fx.Node]) -> None:
         """Recompute what depends on changed values, as far as shapes go on changing."""
@@ -99,9 +101,19 @@ class Workspace:
             if node not in pending or node in known or node.op != "call_function":
                 continue
             before = _shapes(node.meta.get("val"))
-            compute_value(node, self.mode)
+            self._compute(node)
             if _shapes(node.meta["val"]) != before:
                 pending.update(node.users)
+
+    def _compute(self, node: fx.Node) -> None:
+        try:
+            compute_value(node, self.mode)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InternalError(
+                f"a rewritten call does not fit its operands: {error}",
+                where=describe(node),
+                hint="report this graph and plan; another site may do meanwhile",
+            ) from error
 
 
 def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
