@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,10 +94,15 @@ class Workspace:
         for node in nodes:
             self._compute(node)
 
-    def propagate(self, changed: list[fx.Node]) -> None:
-        """Recompute what depends on changed values, as far as shapes go on changing."""
+    def propagate(
+        self, changed: list[fx.Node], waiting: AbstractSet[fx.Node] = frozenset()
+    ) -> None:
+        """Recompute what depends on changed values, as far as shapes go on changing.
+
+        Calls in ``waiting`` are left alone: their operands are not yet what they will be.
+        """
         pending = {user for node in changed for user in node.users} - set(changed)
-        known = set(changed)
+        known = {*changed, *waiting}
         for node in self.graph.nodes:
             if node not in pending or node in known or node.op != "call_function":
                 continue
