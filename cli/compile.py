@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from tokopt.cli.verify import plain
+
 if TYPE_CHECKING:
     from tokopt.cli.compiler import Compiled
 
@@ -68,7 +70,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "stages": [vars(stage) for stage in compiled.plan.stages],
-        "gates": [vars(gate) for gate in compiled.manifest.gates],
+        "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
     }

@@ -38,7 +38,7 @@ def building(folder: Path) -> Iterator[Path]:
     where the folder cannot be written, or where the disk is full.
     """
     folder = Path(os.path.realpath(folder))
-    check_place(folder)
+    _check_place(folder)
     draft = _beside(folder, "partial")
     try:
         draft.mkdir()
@@ -77,7 +77,7 @@ def seal(draft: Path, manifest: Manifest, logs: Sequence[str] = (LOG,)) -> Manif
     return sealed
 
 
-def check_place(folder: Path) -> None:
+def _check_place(folder: Path) -> None:
     """Refuse a place that holds anything but an artifact, or an artifact with foreign files."""
     if not folder.parent.is_dir():
         raise InputError("the folder to write into does not exist", where=str(folder.parent))
