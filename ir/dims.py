@@ -114,7 +114,7 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
     """Return a call's arguments by schema name, defaults left out."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[arg-type]
+        return {str(i): value for i, value in enumerate(node.args)} | dict(node.kwargs)
     names = [argument.name for argument in schema.arguments]
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 

@@ -24,8 +24,9 @@ from tokopt.ir.facts import Facts, Site, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
+from tokopt.passes.scoring import StackState
 from tokopt.passes.series import Series
-from tokopt.passes.stage import Inserted, StackState, insert_stage
+from tokopt.passes.stage import Inserted, insert_stage
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, Site, TokenStack
@@ -28,16 +29,7 @@ def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:
     """
     consumer = facts.consumer
     cuts: list[tuple[int, int]] = []
-    passed = (-1, -1)
-    for stage in plan.stages:
-        stack, site = facts.find_site(stage.site)
-        here = (facts.stacks.index(stack), site.depth)
-        if here <= passed:
-            raise InputError(
-                "stages are not in the order in which data passes them",
-                where=f"plan, stage at {stage.site}",
-            )
-        passed = here
+    for stage, stack, site in _in_data_order(facts, plan):
         _check(stage, stack, site)
         start = site.depth if stack is consumer else 0
         cuts.append((start, _whole(stage.keep * rows_per_token(facts, stack, site), stage)))
@@ -72,8 +64,7 @@ def tower_rows(facts: Facts, plan: Plan) -> Mapping[str, tuple[int, ...]]:
         if not tower.role.startswith("vision") or tower is facts.consumer:
             continue
         rows = [row_count(tower)] * len(tower.stack.layers)
-        for stage in plan.stages:
-            stack, site = facts.find_site(stage.site)
+        for stage, stack, site in _in_data_order(facts, plan):
             if stack is tower:
                 rows[site.depth :] = [stage.keep] * len(rows[site.depth :])
         found[tower.role] = tuple(rows)
@@ -102,6 +93,17 @@ def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
             expected=f"a site in {consumer.role}, or in a tower whose rows are merged into it",
         )
     return Fraction(_constant(merge.count, stack), row_count(stack))
+
+
+def _in_data_order(facts: Facts, plan: Plan) -> list[tuple[Stage, TokenStack, Site]]:
+    """Return the stages with their places, towers before what they are merged into."""
+    found = [(stage, *facts.find_site(stage.site)) for stage in plan.stages]
+    order = {stack.role: i for i, stack in enumerate(facts.stacks)}
+    found.sort(key=lambda f: (f[1].merge is not None, order[f[1].role], f[2].depth))
+    for (_, _, before), (_, _, after) in pairwise(found):
+        if before == after:
+            raise InputError(f"two stages are placed at {after.name}", where="plan")
+    return found
 
 
 def _constant(count: Length, stack: TokenStack) -> int:

@@ -54,6 +54,8 @@ class Series:
             if (user, operand) not in after.restores:
                 short = cut.short(operand, user)
                 user.replace_input_with(operand, self.whole.restored(short, user))
+        waiting = {user for user, _ in after.restores}  # short until a later cut
+        self.work.propagate(region.short, waiting)
         (output,) = self.work.graph.find_nodes(op="output")
         for operand in region.outputs:
             if operand not in after.outputs:

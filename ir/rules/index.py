@@ -42,7 +42,7 @@ def _size(value: object, default: Length) -> Length:
 def _start(value: object, length: Length) -> Length:
     start = _size(value, 0)
     negative = isinstance(start, int) and start < 0
-    return minus(length, -start) if negative else start  # type: ignore[operator]
+    return minus(length, -start) if negative else start
 
 
 @rule("slice", "slice_copy")

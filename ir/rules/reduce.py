@@ -23,7 +23,9 @@ def setwise(call: Call) -> None:
     reduced = dim_list(call.get("dim"), rank)
     _reduce(call, reduced)
     for dim in reduced:
-        if len(call.outs) > 1 and call.node.target.__name__.startswith(("max", "min", "median")):
+        if len(call.outs) > 1 and str(call.node.target).startswith(
+            ("aten.max", "aten.min", "aten.median")
+        ):
             call.mix(operand, dim, "returns positions of rows")
         else:
             call.fold(operand, dim)

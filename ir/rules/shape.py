@@ -103,7 +103,7 @@ def _repeated(call: Call, axis: Axis, out: Axis, count: object, *, outer: bool) 
 
 def _size(call: Call, count: object) -> int:
     value = getattr(count, "meta", {}).get("val", count)
-    return length_of(value)  # type: ignore[return-value]
+    return length_of(value)
 
 
 @rule("constant_pad_nd", "pad")
@@ -121,7 +121,8 @@ def pad(call: Call) -> None:
         elif constant and all(isinstance(a, int) and a >= 0 for a in pair):
             around = [Axis(pair[0]), dims[dim], Axis(pair[1])]
             align_parts([a for a in around if a.root.length != 0], [call.out[dim]])
-            call.out[dim].root.parts or call.mix(operand, dim, "pads rows")
+            if not call.out[dim].root.parts:
+                call.mix(operand, dim, "pads rows")
         else:
             call.mix(operand, dim, "pads or crops rows by position")
 

@@ -78,7 +78,7 @@ def run_oracle(
 
 def _interpret(facts: Facts, values: list[object], stages: Stages | None) -> dict[str, Tensor]:
     visits, watched = (stages.visits, stages.watched) if stages is not None else ({}, set())
-    interpreter = MaskedInterpreter(facts.exported.graph_module, facts.dims, visits, watched)
+    interpreter = MaskedInterpreter(facts, visits, watched)
     if stages is not None:
         stages.seen = interpreter.seen
     results = interpreter.execute(values)

@@ -22,8 +22,8 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  Rows go in groups of
-    ``group`` from row ``first`` on.
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
+    candidates of each item stay.  Rows go in groups of ``group`` from row ``first`` on.
     """
 
     stage: Stage
@@ -33,6 +33,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
+    quota: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,22 @@ class Stages:
         visual = visual_rows(placed.stack, rows, shape, self.dims, self.seen, self.sizes)
         alive = self._alive(placed, items, visual)
         candidates = alive & visual
+        if placed.stack.merge is not None:  # the next token comes from the last row
+            candidates[:, -1] = False
+        fixed = (alive & visual & ~candidates).sum(1)
+        quota = tuple((placed.stage.keep - fixed).tolist())
         raw = self._score(placed, rows, items, candidates, alive)
         scores = over_groups(raw, rows).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, rows, placed.stage.keep)
+            stay = choose_rows(scores, candidates, rows, quota)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        choice = Choice(placed.stage, rows.first, rows.group, after, candidates, scores, raw)
-        self.choices[index] = choice
+        self.choices[index] = Choice(
+            placed.stage, rows.first, rows.group, after, candidates, scores, raw, quota
+        )
         return rows.bury(value, ~after)
 
     def _alive(self, placed: PlacedStage, items: Tensor, visual: Tensor) -> Tensor:
@@ -85,7 +90,7 @@ class Stages:
         if bool((nan.any(-1) == alive).any()):
             raise InternalError(f"at {name} some features of a row are dropped, and others not")
         if bool((~alive & ~visual).any()):
-            raise InternalError(f"at {name} a text, learned or last row is marked as dropped")
+            raise InternalError(f"at {name} a text or learned row is marked as dropped")
         if placed.before is not None and not torch.equal(alive, self.choices[placed.before].alive):
             raise InternalError(f"the rows at {name} are not those the stage before left")
         if bool((counts != counts[0]).any()):
@@ -117,7 +122,10 @@ class Stages:
             keep=placed.stage.keep,
             seed=self.seed,
         )
-        score = placed.method.score(taps)
+        try:
+            score = placed.method.score(taps)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InternalError(f"the score of {placed.method.name} failed: {error}") from error
         if score.shape != left.shape:
             raise InternalError(
                 f"{placed.method.name} gave a score of shape {tuple(score.shape)}",

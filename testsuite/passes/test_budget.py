@@ -33,6 +33,13 @@ def test_llava_with_36_visual_tokens_and_four_decoder_layers(
     assert spent(facts, plan(*stages)) == number
 
 
+def test_the_order_in_which_a_plan_lists_its_stages_does_not_matter() -> None:
+    facts = analysed("llava").facts
+    stages = (("decoder:2", 4), ("vision:end", 12), ("vision:1", 20))
+    assert visual_rows(facts, plan(*stages)) == (12, 12, 4, 4)
+    assert tower_rows(facts, plan(*stages)) == {"vision": (36, 20, 20)}
+
+
 def test_tower_tokens_are_listed_apart() -> None:
     facts = analysed("llava").facts
     stages = (("vision:1", 20), ("vision:2", 12), ("decoder:2", 4))
@@ -62,9 +69,9 @@ def test_a_free_batch_and_prompt_length_do_not_matter() -> None:
     ("stages", "text"),
     [
         ((("decoder:1", 9), ("decoder:2", 10)), "10 visual rows are to stay"),
-        ((("decoder:2", 9), ("decoder:1", 9)), "not in the order"),
-        ((("decoder:1", 9), ("decoder:1", 8)), "not in the order"),
-        ((("decoder:1", 9), ("vision:end", 8)), "not in the order"),
+        ((("decoder:2", 9), ("decoder:1", 8)), "9 visual rows are to stay"),
+        ((("decoder:1", 9), ("decoder:1", 8)), "two stages are placed at decoder:1"),
+        ((("decoder:1", 9), ("vision:end", 8)), "9 visual rows are to stay"),
         ((("vision:end", 9), ("decoder:1", 10)), "10 visual rows are to stay"),
         ((("decoder:1", 37),), "keep = 37"),
     ],

@@ -135,32 +135,18 @@ def test_hidden_states_and_operands_share_their_rows_whatever_the_layout(name: s
             torch.testing.assert_close(mass.sum(-1), torch.ones(mass.shape[:2]))
 
 
-def test_windows_are_joined_in_the_order_of_the_rows() -> None:
-    """Qwen's tower attends in six windows of 16; its last block attends everywhere."""
-    seen = analysed("qwen").observed().stacks["vision"]
-    first, last = seen.layers[0], seen.layers[-1]
-    assert first.query.shape == last.query.shape == (1, 4, 96, 16)
-    for row in (0, 20, 95, -1):
-        inside = torch.zeros(96, dtype=torch.bool)
-        window = row % 96 // 16
-        inside[16 * window : 16 * window + 16] = True
-        logits = first.query[:, :, row : row + 1 or None] @ first.key.transpose(-1, -2)
-        expected = (logits * first.scale).masked_fill(~inside, -torch.inf).softmax(-1)
-        torch.testing.assert_close(first.row(row), expected[:, :, 0])
-    assert bool((last.row(3) > 0).all())
-
-
-def test_qwen_values_are_the_rows_of_the_stream() -> None:
-    """The fused projection applied to the observed hidden state gives the observed values."""
+def test_a_layer_that_attends_in_windows_is_no_tap_and_shows_no_focus() -> None:
+    """Qwen's tower attends in six windows of 16; only its last block attends everywhere."""
     case = analysed("qwen")
     seen = case.observed().stacks["vision"]
+    (last,) = seen.layers
+    assert last.depth == 3 and last.query.shape == (1, 4, 96, 16)
+    assert seen.entropies[:3] == (1.0, 1.0, 1.0) and seen.entropies[3] < 1.0
+    assert seen.taps("vision:3", 4).layers == []
     core = qwen2_5_vl.model(attention="eager", seed=0).model.visual
-    for depth, block in enumerate(core.blocks):
-        hidden = seen.hidden[f"vision:{depth}"]
-        value = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, 4, 16))[:, :, 2]
-        torch.testing.assert_close(
-            seen.layers[depth].value, value.transpose(1, 2), rtol=1e-4, atol=1e-5
-        )
+    block = core.blocks[3]
+    value = block.attn.qkv(block.norm1(seen.hidden["vision:3"])).unflatten(-1, (3, 4, 16))[:, :, 2]
+    torch.testing.assert_close(last.value, value.transpose(1, 2), rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_unknown_or_misshapen_input_is_refused() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Truth:
-    """Lists per layer: attention ``[B, H, N, N]``, values ``[B, N, H_kv, d]``; visual ``[B, S]``."""
+    """Per layer: attention ``[B, H, N, N]``, values ``[B, N, H_kv, d]``; visual ``[B, S]``."""
 
     tower: list[np.ndarray]
     tower_values: list[np.ndarray]

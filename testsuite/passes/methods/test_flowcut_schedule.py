@@ -21,7 +21,7 @@ def test_the_published_tower_gets_the_worked_example_of_the_method_notes() -> No
 
 
 def test_one_step_by_hand() -> None:
-    """After layer 5, rho = 16: (100 - 20) / 4 * (1 - 0.6²) = 12.8, so 13 leave; r_H = 1 drops none."""
+    """After layer 5, rho = 16: 80 / 4 * (1 - 0.6²) = 12.8, so 13 leave; r_H = 1 drops none."""
     entropies = [1.0] * 5 + [0.6] + [1.0] * 17
     found = pairs(Setting("vision", 23, 100, 20, entropies=tuple(entropies)))
     assert found == [(6, 87), (22, 20)]

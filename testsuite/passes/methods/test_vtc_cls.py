@@ -67,7 +67,7 @@ def test_the_published_stage_is_at_the_end() -> None:
 @pytest.mark.parametrize("model", ["llava", "llava_explicit", "llava_dynamic"])
 @pytest.mark.parametrize("keep", [1, 9, 20, 35])
 def test_kept_tokens_are_those_of_the_eager_attention(model: str, keep: int) -> None:
-    """HF's own ``output_attentions``; of three layers that reach the output, the last one counts."""
+    """HF's own ``output_attentions``; of the three layers that are computed, the last counts."""
     seen = analysed(model).observed().stacks["vision"]
     assert len(seen.layers) == 3
     taps = seen.taps("vision:end", keep)

@@ -1,0 +1,46 @@
+"""Export a tiny model, run a plan's oracle on it, compare with rows computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from testsuite.passes.oracle.sample_methods import METHODS
+from torch import Tensor, nn
+
+from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.normalize import normalize
+from tokopt.passes.oracle.oracle import OracleResult, run_oracle
+
+
+def analysed(module: nn.Module, inputs: tuple[Tensor, ...]) -> Facts:
+    """Return the facts of an exported module."""
+    with torch.no_grad():
+        return analyse(normalize(torch.export.export(module.eval(), inputs, strict=False)))
+
+
+def run_plan(
+    facts: Facts, stages: Sequence[Stage], *inputs: Tensor, forced: Sequence[Tensor] | None = None
+) -> OracleResult:
+    """Run the oracle on inputs in the program's order."""
+    names = [s.arg.name for s in facts.exported.graph_signature.input_specs if not s.target]
+    given = dict(zip(names, inputs, strict=True))
+    return run_oracle(facts, Plan(tuple(stages)), given, METHODS.__getitem__, forced)
+
+
+def same(found: Tensor, want: Tensor) -> None:
+    """Compare; NaN equals NaN."""
+    torch.testing.assert_close(found, want, equal_nan=True, rtol=1e-4, atol=1e-5)
+
+
+def same_rows(found: Tensor, want: Tensor, places: Tensor) -> None:
+    """``found [B, N, C]`` must be ``want [B, K, C]`` at ``places`` and NaN elsewhere."""
+    index = places[..., None].expand(-1, -1, found.shape[-1])
+    same(found, torch.full_like(found, torch.nan).scatter(1, index, want))
+
+
+def same_choice(alive: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+    """``alive [B, N]`` of every stage must be true at ``places [B, K]`` and nowhere else."""
+    for found, left in zip(alive, places, strict=True):
+        assert torch.equal(found, torch.zeros_like(found).scatter(1, left, True))
