@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from testsuite.passes.oracle.remover import Remover
 from testsuite.passes.oracle.sample_methods import METHODS
 from torch import Tensor, nn
 
@@ -40,7 +41,10 @@ def same_rows(found: Tensor, want: Tensor, places: Tensor) -> None:
     same(found, torch.full_like(found, torch.nan).scatter(1, index, want))
 
 
-def same_choice(alive: Sequence[Tensor], places: Sequence[Tensor]) -> None:
-    """``alive [B, N]`` of every stage must be true at ``places [B, K]`` and nowhere else."""
-    for found, left in zip(alive, places, strict=True):
-        assert torch.equal(found, torch.zeros_like(found).scatter(1, left, True))
+def same_choices(result: OracleResult, *removers: Remover) -> None:
+    """Every stage must have scored and left the rows that the references scored and left."""
+    scored = [pair for remover in removers for pair in remover.scored]
+    left = [places for remover in removers for places in remover.left]
+    for choice, (places, score), stay in zip(result.stages, scored, left, strict=True):
+        same(choice.raw, torch.full_like(choice.raw, torch.nan).scatter(1, places, score))
+        assert torch.equal(choice.alive, torch.zeros_like(choice.alive).scatter(1, stay, True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from testsuite.passes.oracle.remover import Remover
-from testsuite.passes.oracle.run_plan import analysed, run_plan, same, same_choice, same_rows
+from testsuite.passes.oracle.run_plan import analysed, run_plan, same, same_choices, same_rows
 from testsuite.passes.oracle.tiny_block import Form
 from testsuite.passes.oracle.tiny_vit import CHANNELS, TinyVit
 from testsuite.passes.oracle.tiny_vlm import IMAGE, TinyVlm
@@ -45,7 +45,7 @@ def test_the_rows_that_stay_are_those_of_a_vit_without_the_others(name: str) -> 
         remover = Remover(stages, 3, lambda item, place: place >= PREFIX)
         rows, mean, first, places = model.shortened(patches, remover)
         result = run_plan(facts, stages, patches)
-        same_choice(result.alive, remover.left)
+        same_choices(result, remover)
         found_rows, found_mean, found_first = result.outputs.values()
         found_rows = found_rows.transpose(0, 1) if form.layout == "NBH" else found_rows
         same_rows(found_rows[None] if form.layout == "NH" else found_rows, rows, places)
@@ -81,5 +81,5 @@ def test_the_rows_that_stay_are_those_of_a_vlm_without_the_others(group: int, te
         decoder = Remover([s for s in stages if s.site[0] == "d"], 3, visual, 9, relay=-1)
         logits, places = model.shortened(patches, ids, tower, decoder)
         result = run_plan(facts, stages, patches, ids)
-        same_choice(result.alive, tower.left + decoder.left)
+        same_choices(result, tower, decoder)
         same_rows(next(iter(result.outputs.values())), logits, places)
