@@ -7,10 +7,11 @@ from typing import Any
 from tokopt.cli.describe_call import describe_call, describe_length
 from tokopt.ir.axis import fragments
 from tokopt.ir.dims import Dims
-from tokopt.ir.facts import Merge, Site, TokenStack
+from tokopt.ir.facts import Merge, TokenStack
 from tokopt.ir.layers import Layer, Stack
 from tokopt.ir.lengths import Length, product, quotient, total
 from tokopt.ir.names import Names
+from tokopt.ir.sites import Site
 
 
 def describe_stack(stack: TokenStack, dims: Dims, names: Names, places: bool) -> dict[str, Any]:
