@@ -110,9 +110,11 @@ def _not_equivariant(said: Claim) -> Iterator[str]:
 
 
 def _order(rows: int) -> Tensor:
-    """A permutation that moves the first row."""
-    order = torch.randperm(rows, generator=RANDOM)
-    return order if order[0] != 0 else order.roll(1)
+    """A permutation that is one cycle: it moves every row."""
+    cycle = torch.randperm(rows, generator=RANDOM)
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return order
 
 
 def _reordered(value: Any, axes: list[Axis], axis: Axis, order: Tensor) -> Any:
