@@ -59,12 +59,10 @@ def plan_region(
     region = Region()
     short: set[fx.Node] = {value}
     tainted: dict[fx.Node, set[int]] = {}
-    started = False
-    for node in graph.nodes:
-        if node is value:
-            started = True
-            continue
-        if not started or node.op == "placeholder":
+    node = value
+    while node.next is not graph._root:
+        node = node.next
+        if node.op == "placeholder":
             continue
         operands = node.all_input_nodes
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from tokopt.ir.axis import Axis
-from tokopt.ir.facts import Site, TokenStack
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import Layout, layout_of
 from tokopt.ir.plan import Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.taps import TapRecipe, tap_recipe
 from tokopt.passes.workspace import Count, Workspace, aten

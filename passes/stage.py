@@ -14,9 +14,10 @@ from torch import Tensor, fx
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dialect import OPS
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Site, TokenStack
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.plan import Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.methods.method import Method
 from tokopt.passes.scoring import StackState, score_rows

@@ -37,6 +37,7 @@ class Workspace:
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
     anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    known: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
@@ -113,7 +114,7 @@ class Workspace:
 
     def _compute(self, node: fx.Node) -> None:
         try:
-            compute_value(node, self.mode)
+            compute_value(node, self.mode, self.known)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InternalError(
                 f"a rewritten call does not fit its operands: {error}",
