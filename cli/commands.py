@@ -72,6 +72,8 @@ def make_parser(argv: Sequence[str]) -> CommandParser:
         if name == chosen:
             module = importlib.import_module(f"tokopt.cli.{name.replace('-', '_')}")
             module.add_parser(subparsers)
+            command = subparsers.choices[name]
+            command.description = command.description or line
         else:
             subparsers.add_parser(name, help=line, add_help=False)
     return parser

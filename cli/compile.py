@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--budget", type=float, help="share of the visual tokens left, e.g. 0.1")
     what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
     parser.add_argument("--method", help="the selection method (default: chosen by the model)")
-    parser.add_argument("-o", "--output", default="build", help="artifact folder (default: build)")
+    parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
     parser.add_argument(

@@ -94,7 +94,7 @@ class Compiled:
 
 def compile(
     source: str | Path | Program,
-    output: str | Path = "build",
+    output: str | Path | None = None,
     *,
     budget: float | None = None,
     method: str | None = None,
@@ -111,7 +111,8 @@ def compile(
     plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
     the gates run on and, for calibrated methods, what is measured; the archive's example inputs
     where none are given.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
-    gates failed is written, marked, and returned with ``ok`` false.
+    gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
+    ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
@@ -119,6 +120,7 @@ def compile(
         raise InputError("a plan names its own methods", expected="--plan without --method")
     if budget is not None and not 0 < budget <= 1:
         raise InputError(f"budget {budget}", expected="a share of the visual tokens, in (0, 1]")
+    folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
     reason = chosen.available()
@@ -130,7 +132,7 @@ def compile(
         program = source if isinstance(source, Program) else load(source)
     exported = program.main
     given = inputs_for(exported, inputs)
-    with torch.no_grad(), building(Path(output)) as draft:
+    with torch.no_grad(), building(folder) as draft:
         with clock.stage("normalize"):
             normal = normalize(exported)
         with clock.stage("analyse"):
@@ -177,7 +179,14 @@ def compile(
                 status=OK if passed else FAILED,
             ),
         )
-    return Compiled(Path(output), plan, spent, manifest, note)
+    return Compiled(folder, plan, spent, manifest, note)
+
+
+def default_folder(source: str | Path | Program) -> Path:
+    """Return where an artifact goes by default: ``<model>.tokopt`` in the working directory."""
+    name = source.source if isinstance(source, Program) else str(source)
+    stem = Path(name).stem if not name.startswith("<") else "model"
+    return Path(f"{stem}.tokopt")
 
 
 def require_ok(compiled: Compiled) -> None:

@@ -17,7 +17,7 @@ from tokopt.ir.call import Call, Uses
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import length_of
 from tokopt.ir.rules import load_rules
-from tokopt.ir.rules.index import FACTORIES
+from tokopt.ir.rules.factory import FACTORIES
 
 
 @dataclass(frozen=True)

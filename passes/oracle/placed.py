@@ -9,9 +9,10 @@ from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
 from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 

@@ -122,7 +122,10 @@ class Stages:
             keep=placed.stage.keep,
             seed=self.seed,
         )
-        score = placed.method.score(taps)
+        try:
+            score = placed.method.score(taps)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InternalError(f"the score of {placed.method.name} failed: {error}") from error
         if score.shape != left.shape:
             raise InternalError(
                 f"{placed.method.name} gave a score of shape {tuple(score.shape)}",

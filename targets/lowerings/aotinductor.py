@@ -31,7 +31,7 @@ PACKAGE = "model.aoti.pt2"
 
 SETTINGS = {
     "cpp.dynamic_threads": True,  # as many threads as the caller's torch has, not the compiler's
-    "compile_threads": 1,  # no pool of worker processes: one compilation is one g++ call
+    "compile_threads": 1,  # no pool of worker processes to outlive the compilation
     "aot_inductor.precompile_headers": False,  # pays only from the second compilation on
 }
 

@@ -1,13 +1,14 @@
 """Train the small LLaVA on digits: PYTHONPATH=. python testsuite/models/train.py --out DIR.
 
-First the tower alone, then everything, in one schedule of the learning rate.  What makes it fast:
-- Patches learn to spell what they show: the projected patch, times the word embeddings, must give
-  the digit, colour and quadrant of the digit in it; CLS must list the digits and colours present.
+First the tower alone, on crowded pictures; then everything; at last half of the batches whole.
+What makes it fast (losses.py has the first):
+- The tower is taught to spell what each patch shows.  It sees some of the patches only, all that
+  digits touch among them (patch dropout), and while alone, pictures with 18 digits.
 - Many questions on one picture.  A question sees the picture and itself, with the position ids it
   would have alone, so this is exactly one question a sequence, many times cheaper.
-- The decoder sees every digit's own patch and a random part of the rest (14, 24, 48 or all 144
-  rows, at their own position ids): cheap, and it makes the model sound under token selection, as
-  large models are.  Patches that a digit merely grazes may be dropped.
+- The decoder sees the patch of every digit's centre and a random part of the rest (14, 24 or all
+  that the tower saw, at their own position ids): cheap, and it makes the model sound under token
+  selection, as large models are.  Patches that a digit merely grazes may be dropped.
 """
 
 import argparse
