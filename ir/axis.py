@@ -145,20 +145,26 @@ def align_factors(xs: Iterable[Axis], ys: Iterable[Axis]) -> bool:
         if same_length(x.length, y.length):
             unify(x, y)
         elif quotient(x.length, y.length) is not None:
-            outer, inner = split_factor(x, y.length)
-            unify(outer, y)
-            left.extend(reversed(inner))
+            if (pieces := split_factor(x, y.length)) is None:
+                return False
+            unify(pieces[0], y)
+            left.extend(reversed(pieces[1]))
         elif quotient(y.length, x.length) is not None:
-            outer, inner = split_factor(y, x.length)
-            unify(x, outer)
-            right.extend(reversed(inner))
+            if (pieces := split_factor(y, x.length)) is None:
+                return False
+            unify(x, pieces[0])
+            right.extend(reversed(pieces[1]))
         else:
             return False
     return not left and not right
 
 
-def split_factor(axis: Axis, outer: Length) -> tuple[Axis, list[Axis]]:
-    """Refine an axis into an outer factor of the given length and the inner factors."""
+def split_factor(axis: Axis, outer: Length) -> tuple[Axis, list[Axis]] | None:
+    """Refine an axis into an outer factor of the given length and the inner factors.
+
+    None where the factors that are known do not nest with the new ones (24 rows as 4 x 6, then as
+    6 x 4): no common refinement exists.
+    """
     axis = axis.root
     inner_length = quotient(axis.length, outer)
     assert inner_length is not None
@@ -175,12 +181,13 @@ def split_factor(axis: Axis, outer: Length) -> tuple[Axis, list[Axis]]:
             head.append(factor)
             left = rest
         elif quotient(factor.length, left) is not None:
-            first, second = split_factor(factor, left)
-            head.append(first)
-            tail = second + tail
+            if (pieces := split_factor(factor, left)) is None:
+                return None
+            head.append(pieces[0])
+            tail = pieces[1] + tail
             left = 1
-        else:  # the known factors do not nest with the new ones: describe the axis afresh
-            return Axis(outer), [Axis(inner_length)]
+        else:
+            return None
     if len(head) == 1:
         return head[0].root, tail
     return Axis(outer, factors=head), tail

@@ -98,6 +98,12 @@ class Call:
         if not is_one(a.length) and not is_one(b.length):
             unify(a, b)
 
+    def link_others(self, operand: fx.Node, dim: int, which: int = 0) -> None:
+        """Link every dim of an operand but one with the output's dim of the same place."""
+        for other in range(len(self.axes[operand])):
+            if other != dim:
+                self.link(operand, other, other, which)
+
     def broadcast(self, operand: fx.Node, out: Sequence[Axis]) -> None:
         """Link an operand's dims with output axes aligned at the right."""
         for a, b in zip(reversed(self.axes[operand]), reversed(out), strict=False):

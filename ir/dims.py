@@ -17,7 +17,7 @@ from tokopt.ir.call import Call, Uses
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import length_of
 from tokopt.ir.rules import load_rules
-from tokopt.ir.rules.index import FACTORIES
+from tokopt.ir.rules.factory import FACTORIES
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
     """Return a call's arguments by schema name, defaults left out."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[arg-type]
+        return {str(i): value for i, value in enumerate(node.args)} | dict(node.kwargs)
     names = [argument.name for argument in schema.arguments]
     return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
@@ -141,5 +141,6 @@ def describe(node: fx.Node) -> str:
     trace = node.meta.get("stack_trace")
     if trace:
         lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File")]
-        text += f" at {lines[-1]}" if lines else ""
+        own = [line for line in lines if "/torch/nn/" not in line] or lines  # who calls nn.Linear
+        text += f" at {own[-1]}" if own else ""
     return text

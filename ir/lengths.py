@@ -7,12 +7,12 @@ Nothing here guesses: a question that the symbols leave open is answered ``None`
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 
-Length = int | sympy.Expr
+Length: TypeAlias = "int | sympy.Expr"
 
 
 def length_of(size: Any) -> Length:

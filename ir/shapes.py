@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 
@@ -59,7 +60,7 @@ def _shape_fault(node: fx.Node) -> str | None:
     mode: FakeTensorMode = recorded[0].fake_mode
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     try:
-        with mode, _no_guards(mode):
+        with mode, enable_python_dispatcher(), _no_guards(mode):
             derived = _tensors(node.target(*args, **kwargs))  # type: ignore[operator]
     except Exception as error:  # operators raise whatever they like at operands that do not fit
         return f"does not accept its operands ({(str(error).splitlines() or [''])[0]:.200})"

@@ -8,9 +8,8 @@ have no result and functionalisation is torch's own.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -21,6 +20,7 @@ from tokopt.ir.program import Program
 from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.snapshot import Snapshot
 from tokopt.passes.spec import NORMALIZED, Spec
+from tokopt.passes.workspace import copy_graph, rebuilt
 
 ASSERTIONS = frozenset(
     {
@@ -31,6 +31,10 @@ ASSERTIONS = frozenset(
         torch.ops.aten.sym_constrain_range.default,
         torch.ops.aten.sym_constrain_range_for_size.default,
     }
+)
+
+CASTS = frozenset(
+    getattr(torch.ops.aten.to, overload) for overload in ("dtype", "device", "dtype_layout")
 )
 
 NOOPS = frozenset({torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default})
@@ -57,23 +61,43 @@ def _size(program: Program) -> int:
 
 
 def normalize(exported: ExportedProgram) -> ExportedProgram:
-    """Return the program in normal form; the argument is left as it was."""
-    fresh = copy.copy(exported)
-    stripped = _without_assertions(fresh)
-    functional = stripped.run_decompositions({})
-    _remove(functional.graph, lambda node: node.target in ASSERTIONS)
-    _bypass_noops(functional.graph)
-    remove_dead(functional.graph)
-    functional.graph_module.recompile()
-    return functional
+    """Return the program in normal form; the argument is left as it was.
 
-
-def _without_assertions(exported: ExportedProgram) -> ExportedProgram:
-    module = copy.deepcopy(exported.graph_module)
+    Tracing the program again, as functionalisation does, takes minutes on large graphs: it is done
+    only where a call really writes in place or hides a subgraph.
+    """
+    module = copy_graph(exported.graph_module)
+    _inline(module)
     _remove(module.graph, lambda node: node.target in ASSERTIONS)
     remove_dead(module.graph)
-    module.recompile()
-    return exported._update(module, exported.graph_signature)
+    plain = rebuilt(exported, module)
+    if not all(_is_functional(node) for node in plain.graph.nodes):
+        plain = plain.run_decompositions({})
+        _remove(plain.graph, lambda node: node.target in ASSERTIONS)
+    _bypass_noops(plain.graph)
+    return rebuilt(plain, plain.graph_module)
+
+
+def _is_functional(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op != "get_attr" and not (schema is not None and schema.is_mutable)
+
+
+def _inline(module: fx.GraphModule) -> None:
+    """Splice the subgraphs of ``with torch.no_grad()`` blocks into the graph."""
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled:
+            continue
+        _, holder, *operands = node.args
+        inner = getattr(module, holder.target).graph
+        copies = dict(zip(inner.find_nodes(op="placeholder"), operands, strict=True))
+        with module.graph.inserting_before(node):
+            outputs: Any = module.graph.graph_copy(inner, copies)
+        for user in list(node.users):
+            user.replace_all_uses_with(outputs[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        module.graph.erase_node(holder)
 
 
 def _remove(graph: fx.Graph, unwanted: object) -> None:
@@ -82,8 +106,16 @@ def _remove(graph: fx.Graph, unwanted: object) -> None:
             graph.erase_node(node)
 
 
+def _is_same_cast(node: fx.Node) -> bool:
+    """Return whether a call casts a value to the dtype and device it already has."""
+    if node.target not in CASTS or node.kwargs.get("copy") or node.kwargs.get("memory_format"):
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    return bool(before.dtype == after.dtype and before.device == after.device)
+
+
 def _bypass_noops(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in NOOPS:
+        if node.op == "call_function" and (node.target in NOOPS or _is_same_cast(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def gathered_rows(x: Tensor, index: Tensor, dim: int, lead: list[int]) -> Tensor
     shared = all(x.shape[d] == 1 for d in lead)
     flat = index.reshape(-1)
     if not shared:
-        items = lengths[0] if len(lengths) == 1 else torch.sym_prod(lengths)
+        items = lengths[0] if len(lengths) == 1 else prod(lengths)
         offset = torch.arange(items, device=index.device).unsqueeze(-1) * rows
         flat = (index.reshape(items, index.shape[-1]) + offset).reshape(-1)
         moved = moved.expand([*lengths, rows, *rest])

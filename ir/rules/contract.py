@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from tokopt.ir.axis import unify
+from tokopt.ir.axis import Axis, align_factors, unify
 from tokopt.ir.call import Call
-from tokopt.ir.lengths import is_one, same_length
+from tokopt.ir.lengths import is_one, quotient, same_length
 from tokopt.ir.rules import rule
 
 FEATURES = "a learned weight is applied along the dim"
@@ -28,11 +28,24 @@ def linear(call: Call) -> None:
         call.broadcast(b, call.out)
 
 
-@rule("addmm", "addbmm", "baddbmm", "addmv")
+@rule("addmm", "baddbmm", "addmv")
 def add_product(call: Call) -> None:
     """``out = bias + x @ y``."""
     bias, x, y = (call.get(name) for name in list(call.arguments)[:3])
     _product(call, x, y)
+    call.broadcast(bias, call.out)
+
+
+@rule("addbmm")
+def add_products(call: Call) -> None:
+    """``out = bias + Σ_b x[b] @ y[b]``."""
+    bias, x, y = (call.get(name) for name in ("self", "batch1", "batch2"))
+    for operand, row in ((x, 1), (y, 2)):
+        call.link(operand, row, row - 1)
+        call.fold(operand, 0)
+        call.fold(operand, 3 - row)
+    unify(call.dims(x)[0], call.dims(y)[0])
+    unify(call.dims(x)[2], call.dims(y)[1])
     call.broadcast(bias, call.out)
 
 
@@ -93,24 +106,6 @@ def einsum(call: Call) -> None:
                 call.fold(operand, dim)
 
 
-@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose2d", "conv_transpose1d")
-def convolution(call: Call) -> None:
-    """A 1-wide kernel is a linear layer per position; any other mixes neighbours."""
-    x, weight, *bias = call.tensors()
-    rank = len(call.dims(x))
-    call.link(x, 0, 0)
-    call.mix(x, 1, FEATURES)
-    call.link(weight, 0, 1)
-    for b in bias:
-        call.broadcast_one(b, 0, call.out[1])
-    for dim in range(2, rank):
-        kernel = call.dims(weight)[dim].length
-        if is_one(kernel) and same_length(call.dims(x)[dim].length, call.out[dim].length):
-            call.link(x, dim, dim)
-        else:
-            call.mix(x, dim, "a convolution combines neighbouring rows")
-
-
 @rule("scaled_dot_product_attention")
 def attention(call: Call) -> None:
     """Query rows pass; key and value rows are the same set and are folded; the mask has both."""
@@ -121,6 +116,8 @@ def attention(call: Call) -> None:
     for operand in (key, value):
         for dim in range(len(call.dims(operand)) - 2):
             call.broadcast_one(operand, dim, call.out[dim])
+        if call.get("enable_gqa"):
+            _grouped(call, operand)
         call.fold(operand, len(call.dims(operand)) - 2)
     unify(call.dims(key)[-2], call.dims(value)[-2])
     unify(call.dims(query)[-1], call.dims(key)[-1])
@@ -132,4 +129,14 @@ def attention(call: Call) -> None:
         call.broadcast(mask, target)
         call.fold(mask, len(call.dims(mask)) - 1)
     if call.get("is_causal") and call.dims(query)[-2].root is not call.dims(key)[-2].root:
-        call.mix(key, len(call.dims(key)) - 2, "is_causal compares positions of different axes")
+        for operand in (query, key):
+            row = len(call.dims(operand)) - 2
+            call.mix(operand, row, "is_causal compares positions of different axes")
+
+
+def _grouped(call: Call, operand: fx.Node) -> None:
+    """Query head h reads key head h // group: heads are key heads times groups."""
+    own, heads = call.dims(operand)[-3], call.out[-3]
+    group = quotient(heads.length, own.length)
+    if group is not None and not is_one(group):
+        align_factors([own, Axis(group)], [heads])

@@ -15,7 +15,7 @@ nansum nanmean median aminmax std_mean count_nonzero
 def setwise(call: Call) -> None:
     """Reduced dims are folded as sets; the others pass.  Positions, if returned, are relative."""
     operand = call.tensors()[0]
-    if len(call.tensors()) > 1:  # maximum/minimum of two tensors under the names max/min
+    if call.is_tensor(call.get("other")):  # maximum/minimum of two tensors, named max/min
         for other in call.tensors():
             call.broadcast(other, call.out)
         return
@@ -23,7 +23,9 @@ def setwise(call: Call) -> None:
     reduced = dim_list(call.get("dim"), rank)
     _reduce(call, reduced)
     for dim in reduced:
-        if len(call.outs) > 1 and call.node.target.__name__.startswith(("max", "min", "median")):
+        if len(call.outs) > 1 and str(call.node.target).startswith(
+            ("aten.max", "aten.min", "aten.median")
+        ):
             call.mix(operand, dim, "returns positions of rows")
         else:
             call.fold(operand, dim)
@@ -66,7 +68,8 @@ def softmax(call: Call) -> None:
 def layer_norm(call: Call) -> None:
     """The last dims are normalised with learned weights; the others pass."""
     operand = call.tensors()[0]
-    call.broadcast(operand, call.out)
+    for axes in call.outs:  # statistics, where returned, keep the normalised dims at size 1
+        call.broadcast(operand, axes)
     for parameter in call.tensors()[1:]:
         call.broadcast(parameter, call.out)
     count = len(call.get("normalized_shape"))
@@ -76,17 +79,33 @@ def layer_norm(call: Call) -> None:
 
 @rule("group_norm", "native_group_norm", "instance_norm")
 def group_norm(call: Call) -> None:
-    """Dims after the batch are normalised together."""
-    operand = call.tensors()[0]
+    """Dims after the batch are normalised together; weights go by channel (dim 1)."""
+    operand, *parameters = call.tensors()
     call.broadcast(operand, call.out)
+    for parameter in parameters:
+        call.broadcast_one(parameter, 0, call.out[1])
+    for statistic in call.outs[1:]:
+        call.broadcast_one(operand, 0, statistic[0])
     for dim in range(1, len(call.dims(operand))):
         call.mix(operand, dim, "normalises over groups of the dim")
 
 
-@rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
+@rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
 def batch_norm(call: Call) -> None:
-    """Per-channel statistics are constants at inference: every row passes."""
-    call.broadcast(call.tensors()[0], call.out)
+    """Per-channel statistics are constants at inference: every row passes.
+
+    In training they are means over all other dims, which are then folded.
+    """
+    operand, *parameters = call.tensors()
+    call.broadcast(operand, call.out)
+    for parameter in parameters:
+        call.broadcast_one(parameter, 0, call.out[1])
+    for statistic in call.outs[1:]:
+        call.broadcast_one(operand, 1, statistic[0])
+    if call.get("training"):
+        for dim in range(len(call.dims(operand))):
+            if dim != 1:
+                call.fold(operand, dim)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokopt.ir.axis import Axis, align_factors, align_parts, unify
-from tokopt.ir.call import Call
+from tokopt.ir.call import Call, dim_list
 from tokopt.ir.lengths import is_one, length_of
 from tokopt.ir.rules import rule
 
@@ -16,8 +16,15 @@ squeeze_copy unsqueeze_copy view_as reshape_as
 @rule(*REGROUP.split())
 def regroup(call: Call) -> None:
     """Same rows in the same order under other dims: axes are products of common factors."""
-    operand = call.tensors()[0]
-    if align_factors(call.dims(operand), call.out):
+    operand, shown = call.tensors()[0], call.get("other")
+    aligned = align_factors(call.dims(operand), call.out)
+    if call.is_tensor(shown) and shown is not operand:
+        for dim in range(len(call.dims(shown))):
+            if aligned:
+                call.link(shown, dim, dim)
+            else:
+                call.mix(shown, dim, "lends its sizes to rows that are regrouped")
+    if aligned:
         return
     for dim in range(len(call.dims(operand))):
         if not any(call.dims(operand)[dim].root is out.root for out in call.out):
@@ -38,7 +45,7 @@ def permute(call: Call) -> None:
         call.link(operand, call.wrap(operand, dim), out)
 
 
-@rule("transpose", "transpose_copy", "swapaxes", "t", "t_copy", "mT", "numpy_T", "adjoint")
+@rule("transpose", "transpose_copy", "swapaxes", "t", "t_copy", "mT", "adjoint")
 def transpose(call: Call) -> None:
     """Two dims change places (``t``, ``mT``: the last two)."""
     operand = call.tensors()[0]
@@ -50,6 +57,14 @@ def transpose(call: Call) -> None:
         order[a], order[b] = order[b], order[a]
     for out, dim in enumerate(order):
         call.link(operand, dim, out)
+
+
+@rule("numpy_T")
+def reverse(call: Call) -> None:
+    """All dims in reverse."""
+    operand = call.tensors()[0]
+    for dim in range(len(call.out)):
+        call.link(operand, dim, len(call.out) - 1 - dim)
 
 
 @rule("movedim", "moveaxis")
@@ -85,6 +100,8 @@ def repeat_interleave(call: Call) -> None:
     if dim is None or call.is_tensor(count) or len(call.out) != rank:
         for d in range(rank):
             call.move(operand, d, None, "repeat_interleave repeats rows by run-time counts")
+        if call.is_tensor(count) and count is not operand:
+            call.mix(count, 0, "says how often each row is repeated")
         return
     for d in range(rank):
         if d == dim % rank:
@@ -103,7 +120,7 @@ def _repeated(call: Call, axis: Axis, out: Axis, count: object, *, outer: bool) 
 
 def _size(call: Call, count: object) -> int:
     value = getattr(count, "meta", {}).get("val", count)
-    return length_of(value)  # type: ignore[return-value]
+    return length_of(value)
 
 
 @rule("constant_pad_nd", "pad")
@@ -121,20 +138,34 @@ def pad(call: Call) -> None:
         elif constant and all(isinstance(a, int) and a >= 0 for a in pair):
             around = [Axis(pair[0]), dims[dim], Axis(pair[1])]
             align_parts([a for a in around if a.root.length != 0], [call.out[dim]])
-            call.out[dim].root.parts or call.mix(operand, dim, "pads rows")
+            if not call.out[dim].root.parts:
+                call.mix(operand, dim, "pads rows")
         else:
             call.mix(operand, dim, "pads or crops rows by position")
 
 
-@rule("roll", "flip", "rot90")
+@rule("roll", "flip")
 def roll(call: Call) -> None:
     """Rows are permuted by a constant permutation."""
     operand = call.tensors()[0]
     rank = len(call.dims(operand))
-    moved = call.get("dims") or list(range(rank))
-    moved = [d % rank for d in ([moved] if isinstance(moved, int) else moved)]
+    moved = dim_list(call.get("dims"), rank)  # none given: rolled as one flat dim
     for dim in range(rank):
         if dim in moved:
             call.move(operand, dim, dim, "permutes rows")
         else:
             call.link(operand, dim, dim)
+
+
+@rule("rot90")
+def rot90(call: Call) -> None:
+    """Quarter turns of a plane: two dims change places when odd, rows are reversed."""
+    operand = call.tensors()[0]
+    rank = len(call.dims(operand))
+    plane = [d % rank for d in call.get("dims", [0, 1])]
+    for dim in range(rank):
+        if dim not in plane:
+            call.link(operand, dim, dim)
+        else:
+            turned = plane[1 - plane.index(dim)] if call.get("k", 1) % 2 else dim
+            call.move(operand, dim, turned, "permutes rows")

@@ -37,12 +37,12 @@ def compare_selection(oracle: OracleResult, alive: Sequence[Tensor], epsilon: fl
 
 def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> list[str]:
     scores, free = choice.scores[item].double().cpu(), choice.candidates[item].cpu()
-    keep, before = choice.stage.keep, ~scores.isnan()
+    keep, before = choice.quota[item], ~scores.isnan()
     lines = [f"row {r} came back: an earlier stage dropped it" for r in _where(alive & ~before)]
     lines += [f"row {r} is no candidate and was dropped" for r in _where(~alive & before & ~free)]
     kept = int((alive & free).sum())
     if kept != keep:
-        lines.append(f"{kept} visual rows stay, expected {keep}")
+        lines.append(f"{kept} candidates stay, expected {keep}")
     units = alive[choice.first :]
     units = units[: len(units) // choice.group * choice.group].unflatten(0, (-1, choice.group))
     torn = (choice.first + choice.group * u for u in _where(units.any(1) != units.all(1)))
@@ -50,7 +50,7 @@ def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> l
     order = sorted(_where(free), key=lambda row: (-float(scores[row]), row))
     best = torch.zeros_like(free)
     best[order[:keep]] = True
-    threshold = float(scores[order[keep - 1]])
+    threshold = float(scores[order[keep - 1]]) if keep else torch.inf
     finite = scores[free & scores.isfinite()].abs().tolist()
     for row in _where(free & (best != alive)):
         score = float(scores[row])

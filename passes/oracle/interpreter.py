@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from tokopt.ir.dims import Dims, describe, operator_name
+from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import InternalError, UnsupportedError
-from tokopt.passes.oracle.binding import full_precision
+from tokopt.ir.facts import Facts
 from tokopt.passes.oracle.dead import Marked, has_dead
 from tokopt.passes.oracle.operation import ANY_STRIDES, operation_of
+from tokopt.passes.oracle.precision import full_precision
+from tokopt.passes.oracle.row_dims import RowDims
 from tokopt.passes.oracle.semantics.table import find_rule
 
 Visit = Callable[[Tensor], Tensor]
@@ -30,19 +32,19 @@ class MaskedInterpreter(fx.Interpreter):
     """Interpreter of one graph.
 
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
-    ``watched`` nodes are found in ``seen`` once they were computed.
+    ``watched`` nodes, as computed, are found in ``seen``.
     """
 
     def __init__(
         self,
-        module: fx.GraphModule,
-        dims: Dims,
+        facts: Facts,
         visits: Mapping[fx.Node, Visit],
         watched: AbstractSet[fx.Node],
     ) -> None:
-        super().__init__(module)
+        super().__init__(facts.exported.graph_module)
         self.extra_traceback = False
-        self.dims, self.visits, self.watched = dims, visits, watched
+        self.learned, self.counts_rows = facts.dims.learned, RowDims(facts)
+        self.visits, self.watched = visits, watched
         self.seen: dict[fx.Node, Any] = {}
         self._node: fx.Node | None = None
         self._started = False
@@ -53,14 +55,14 @@ class MaskedInterpreter(fx.Interpreter):
             return list(self.run(*values, enable_io_processing=False))
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node, then visit and watch its value."""
+        """Compute one node, then watch and visit its value."""
         self._node = n
         value = super().run_node(n)
+        if n in self.watched:
+            self.seen[n] = value
         if n in self.visits:
             value = self.visits[n](value)
             self._started = True
-        if n in self.watched:
-            self.seen[n] = value
         return value
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -79,7 +81,7 @@ class MaskedInterpreter(fx.Interpreter):
                     where=describe(node),
                     hint="place the stage behind this operator, or add a rule to passes/oracle",
                 )
-            return rule(operation_of(node, args, kwargs, self.dims.learned))
+            return rule(operation_of(node, args, kwargs, self.learned, self.counts_rows))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InternalError(
                 f"the masked oracle failed: {error}", where=describe(node)
@@ -90,7 +92,7 @@ class MaskedInterpreter(fx.Interpreter):
         return self._started and any(
             has_dead(self.env[operand])
             for operand in node.all_input_nodes
-            if operand not in self.dims.learned and isinstance(self.env[operand], _HOLDERS)
+            if operand not in self.learned and isinstance(self.env[operand], _HOLDERS)
         )
 
 

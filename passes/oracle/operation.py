@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -25,12 +25,14 @@ ANY_STRIDES = {
 class Operation:
     """A call of ``node`` on values; ``given`` are the arguments by schema name, as passed.
 
-    ``constant`` names the arguments that depend on no user input (weights, literals, factories).
+    ``constant`` names the arguments that depend on no user input (weights, literals, factories);
+    ``counts_rows`` says of a value's dim whether it counts rows of a stream.
     """
 
     node: fx.Node
     given: Mapping[str, Any]
     constant: frozenset[str]
+    counts_rows: Callable[[fx.Node, int], bool]
 
     @property
     def name(self) -> str:
@@ -91,7 +93,13 @@ class Operation:
         return self.node.target._schema.arguments  # type: ignore[union-attr]
 
 
-def operation_of(node: fx.Node, args: Any, kwargs: Any, learned: frozenset[fx.Node]) -> Operation:
+def operation_of(
+    node: fx.Node,
+    args: Any,
+    kwargs: Any,
+    learned: frozenset[fx.Node],
+    counts_rows: Callable[[fx.Node, int], bool],
+) -> Operation:
     """Return the operation of a node on the values of its operands."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -100,4 +108,4 @@ def operation_of(node: fx.Node, args: Any, kwargs: Any, learned: frozenset[fx.No
         for name, value in arguments_of(node).items()
         if not isinstance(value, (fx.Node, list, tuple)) or value in learned
     }
-    return Operation(node, given, frozenset(constant))
+    return Operation(node, given, frozenset(constant), counts_rows)

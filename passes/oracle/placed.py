@@ -9,9 +9,10 @@ from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
 from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 
@@ -22,8 +23,8 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  Rows go in groups of
-    ``group`` from row ``first`` on.
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
+    candidates of each item stay.  Rows go in groups of ``group`` from row ``first`` on.
     """
 
     stage: Stage
@@ -33,6 +34,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
+    quota: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,6 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
 def _check(stage: Stage, site: Site) -> None:
     if site.barrier is not None:
         raise UnsupportedError(f"no stage can be placed at {site.name}: {site.barrier}")
-    if stage.options:
-        raise UnsupportedError(f"the masked oracle does not know options (of {stage.method})")
     if stage.keep % site.group:
         raise InputError(
             f"keep = {stage.keep} at {site.name}",

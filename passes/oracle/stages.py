@@ -12,10 +12,10 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.passes.methods.method import Taps
-from tokopt.passes.oracle.binding import Sizes
 from tokopt.passes.oracle.choose import choose_rows, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
+from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.taps import TapReader
 from tokopt.passes.oracle.visual import visual_rows
 
@@ -62,19 +62,25 @@ class Stages:
         items = rows.items(value)
         shape = (items.shape[0], items.shape[1])
         visual = visual_rows(placed.stack, rows, shape, self.dims, self.seen, self.sizes)
+        visual = visual.to(items.device)
         alive = self._alive(placed, items, visual)
         candidates = alive & visual
+        if placed.stack.merge is not None:  # the next token comes from the last row
+            candidates[:, -1] = False
+        fixed = (alive & visual & ~candidates).sum(1)
+        quota = tuple((placed.stage.keep - fixed).tolist())
         raw = self._score(placed, rows, items, candidates, alive)
         scores = over_groups(raw, rows).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, rows, placed.stage.keep)
+            stay = choose_rows(scores, candidates, rows, quota)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        choice = Choice(placed.stage, rows.first, rows.group, after, candidates, scores, raw)
-        self.choices[index] = choice
+        self.choices[index] = Choice(
+            placed.stage, rows.first, rows.group, after, candidates, scores, raw, quota
+        )
         return rows.bury(value, ~after)
 
     def _alive(self, placed: PlacedStage, items: Tensor, visual: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ class Stages:
         if bool((nan.any(-1) == alive).any()):
             raise InternalError(f"at {name} some features of a row are dropped, and others not")
         if bool((~alive & ~visual).any()):
-            raise InternalError(f"at {name} a text, learned or last row is marked as dropped")
+            raise InternalError(f"at {name} a text or learned row is marked as dropped")
         if placed.before is not None and not torch.equal(alive, self.choices[placed.before].alive):
             raise InternalError(f"the rows at {name} are not those the stage before left")
         if bool((counts != counts[0]).any()):
@@ -116,8 +122,13 @@ class Stages:
             relay=placed.stack.relay,
             keep=placed.stage.keep,
             seed=self.seed,
+            group=placed.site.group,
+            options=placed.stage.options,
         )
-        score = placed.method.score(taps)
+        try:
+            score = placed.method.score(taps)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InternalError(f"the score of {placed.method.name} failed: {error}") from error
         if score.shape != left.shape:
             raise InternalError(
                 f"{placed.method.name} gave a score of shape {tuple(score.shape)}",

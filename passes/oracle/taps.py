@@ -55,7 +55,9 @@ class TapReader:
         key = self._see(attention.key, *((-1, -2) if keys_last else (-2, -1)))
         query, value = self._see(attention.query), self._see(attention.value)
         row = self._fused_row(attention, query, key) if attention.fused else self._row(attention)
-        return LayerTap(layer.depth, self._rows(query), self._rows(key), self._rows(value), row)
+        scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
+        rows = self._rows(query), self._rows(key), self._rows(value)
+        return LayerTap(layer.depth, *rows, row, scale)
 
     def _keys_last(self, attention: Attention) -> bool:
         return self.dims.axis(attention.key, -1) is attention.keys.root
@@ -79,7 +81,8 @@ class TapReader:
 
     def _one(self, full: Tensor, q: int) -> Tensor:
         """Return row ``q`` of those alive of ``[B, H, N, X]``: ``[B, H, X]``."""
-        return full[torch.arange(len(full)), :, self.alive[:, q]]
+        items = torch.arange(len(full), device=full.device)
+        return full[items, :, self.alive[:, q]]
 
     def _row(self, attention: Attention) -> Callable[[int], Tensor]:
         """Return the reader of probabilities that the graph spells out."""

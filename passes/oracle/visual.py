@@ -1,4 +1,4 @@
-"""Visual rows: which rows of a stream a stage may drop, known at run time only."""
+"""Visual rows: which rows of a stream a stage is about, known at run time only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokopt.ir.axis import locate
 from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
-from tokopt.passes.oracle.binding import Sizes
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
+from tokopt.passes.oracle.sizes import Sizes
 
 
 def visual_rows(
@@ -24,11 +24,10 @@ def visual_rows(
     seen: Mapping[fx.Node, Any],
     sizes: Sizes,
 ) -> Tensor:
-    """Return the rows that may be dropped, bool ``[B, N]`` of ``shape``.
+    """Return which rows are visual, bool ``[B, N]`` of ``shape``.
 
-    Where images were merged into text: the rows the merge wrote, but never the last row (its
-    attention is what the next token comes from).  Elsewhere: the rows of the token axis, which
-    leaves out the learned rows in front.
+    Where images were merged into text: the rows the merge wrote.  Elsewhere: the rows of the token
+    axis, which leaves out the learned rows in front.
     """
     if stack.merge is None:
         return rows.of_tokens(shape[1]).expand(shape)
@@ -38,7 +37,6 @@ def visual_rows(
             f"rows are merged into {tuple(written.shape)} rows, the stream has {shape}",
             where=describe(stack.merge.node),
         )
-    written[:, -1] = False
     return written
 
 

@@ -19,18 +19,19 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.torch_writing import writing
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import arguments
 from tokopt.targets.examples import example_tensors
+from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
-from tokopt.targets.torch_writing import writing
 
 PACKAGE = "model.aoti.pt2"
 
 SETTINGS = {
     "cpp.dynamic_threads": True,  # as many threads as the caller's torch has, not the compiler's
-    "compile_threads": 1,  # no pool of worker processes: one compilation is one g++ call
+    "compile_threads": 1,  # no pool of worker processes to outlive the compilation
     "aot_inductor.precompile_headers": False,  # pays only from the second compilation on
 }
 
@@ -57,7 +58,7 @@ class AotInductor:
         if reason is not None:
             raise UnsupportedError(f"the target {self.name} is not available: {reason}")
         signature = signature_of(exported, output_names)
-        with writing(folder / PACKAGE) as file, _with_examples(exported):
+        with quiet(), writing(folder / PACKAGE) as file, _with_examples(exported):
             try:
                 torch._inductor.aoti_compile_and_package(
                     exported, package_path=file, inductor_configs=dict(SETTINGS)
@@ -73,7 +74,8 @@ class AotInductor:
         """Load ``model.aoti.pt2``: this runs the native code in it."""
         signature, path = read_signature(folder), folder / PACKAGE
         try:
-            loader = torch._inductor.aoti_load_package(str(path)).loader
+            with quiet():
+                loader = torch._inductor.aoti_load_package(str(path)).loader
         except Exception as error:
             raise InputError(
                 f"AOTInductor does not load the package: {error}",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
@@ -18,10 +17,16 @@ from tokopt.ir.errors import InputError, InternalError
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
+from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 
-QUIET = 3
-"""ONNX Runtime's severity "error": warnings about fallbacks do not reach the terminal."""
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+QUIET = 4
+"""ONNX Runtime's severity "fatal": its errors are raised, so they need not be printed too."""
+
+
+SILENT = 4
+"""Severity "fatal": that a CUDA library is missing is this module's to say."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +81,33 @@ def _session(model: str | bytes, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = torch.get_num_threads()
-    providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+    providers = list(dict.fromkeys([provider, CPU]))
     return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 @cache
 def _trial(provider: str) -> str | None:
     """Run one addition on ``provider``; say what is wrong where it does not start."""
-    if provider == "CUDAExecutionProvider":
-        onnxruntime.preload_dlls()
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     total = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", [value], [total])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnxruntime.set_default_logger_severity(SILENT)  # it writes to the terminal from C++
     try:
-        onnx.checker.check_model(model)
-        session = _session(model.SerializeToString(), provider)
+        with quiet():
+            if provider == CUDA:
+                onnxruntime.preload_dlls()  # finds the libraries of torch's own wheels
+            session = _session(model.SerializeToString(), provider)
     except Exception as error:  # as above
         return f"{provider} does not start: {error}"
+    finally:
+        onnxruntime.set_default_logger_severity(QUIET)
     if session.get_providers()[0] != provider:
         return f"{provider} does not start (a driver or library is missing)"
     return None
 
 
 TARGETS: tuple[Target, ...] = (
-    OnnxRuntime("onnxruntime-cpu", "CPUExecutionProvider"),
-    OnnxRuntime("onnxruntime-cuda", "CUDAExecutionProvider"),
+    OnnxRuntime("onnxruntime-cpu", CPU),
+    OnnxRuntime("onnxruntime-cuda", CUDA),
 )

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import onnx_ir
 import onnxscript.optimizer
 import torch
@@ -19,6 +14,7 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
 from tokopt.targets.onnx.translations import TABLE
+from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import Signature
 from tokopt.targets.symbols import symbol_names
 from tokopt.targets.tensors import tensor_inputs
@@ -30,7 +26,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     The same program gives the same model in every process.  Raises ``UnsupportedError`` naming
     the operator that ONNX cannot express.
     """
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 exported,
@@ -97,19 +93,3 @@ def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n", 1)[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and advice out of the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

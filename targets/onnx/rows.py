@@ -37,7 +37,9 @@ def scatter_add(self: Value, dim: int, index: Value, src: Value) -> Value:
 
 def _scatter(self: Value, dim: int, index: Value, src: Value, reduction: str) -> Value:
     if not _is_rows(self, dim, index) or list(src.shape) != list(index.shape):
-        return _elements(op.ScatterElements, self, dim, index, src, reduction=reduction)
+        return _elements(
+            op.ScatterElements, self, dim, index, _cut(src, index), reduction=reduction
+        )
     rows, axis = _row_index(index), dim % len(self.shape)
     sizes = op.Shape(rows)
     leading = [_positions(self, sizes, before) for before in range(axis)]
@@ -75,11 +77,19 @@ def _positions(self: Value, sizes: Value, axis: int) -> Value:
     return op.Expand(op.Unsqueeze(numbers, after), sizes)
 
 
+def _cut(src: Value, index: Value) -> Value:
+    """Return the part of ``src`` that torch reads; ONNX wants exactly the index's shape."""
+    if list(src.shape) == list(index.shape) or index.shape == ():
+        return src
+    rank = len(index.shape)
+    return op.Slice(src, ints(*[0] * rank), op.Shape(index), ints(*range(rank)))
+
+
 def _elements(
     operator: Any, self: Value, dim: int, index: Value, *src: Value, **attributes: Any
 ) -> Value:
     """Translate literally; scalars take part as vectors of one."""
     one = ints(1)
-    operands = [op.Reshape(x, one) if not x.shape else x for x in (self, index, *src)]
+    operands = [op.Reshape(x, one) if x.shape == () else x for x in (self, index, *src)]
     result = operator(*operands, axis=dim, **attributes)
-    return op.Squeeze(result) if not (index if not src else self).shape else result
+    return op.Squeeze(result) if (self if src else index).shape == () else result

@@ -23,10 +23,10 @@ view reshape _unsafe_view _reshape_alias flatten unflatten unsqueeze squeeze vie
 unsqueeze_copy view_as reshape_as expand expand_copy expand_as broadcast_to permute permute_copy
 transpose transpose_copy swapaxes t t_copy mT numpy_T adjoint movedim moveaxis repeat tile
 repeat_interleave roll flip rot90 slice slice_copy narrow narrow_copy select select_copy split
-split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy unbind unbind_copy cat
-concat concatenate stack index _unsafe_index index_select gather take_along_dim masked_select
+split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy unbind unbind_copy
+index _unsafe_index index_select gather take_along_dim masked_select
 slice_scatter select_scatter scatter index_copy index_put _unsafe_index_put masked_scatter
-constant_pad_nd pad unfold pixel_shuffle pixel_unshuffle diagonal masked_fill_
+unfold pixel_shuffle pixel_unshuffle diagonal
 """
 
 
@@ -39,21 +39,28 @@ def movement(call: Operation) -> Any:
             raise call.refuse(f"rows are moved to positions computed from them ({name})")
     if call.get("accumulate") or call.get("reduce") is not None:
         raise call.refuse("rows are added up at run-time positions")
-    if call.name == "pad" and call.get("mode") != "constant":
-        raise call.refuse("rows are repeated at the border by position")
-    if not _is_marked(call.given):
+    if not any(_is_marked(value) for value in call.given.values()):
         return call.run()
+    return bury_each(call.run(), moved_masks(call))
+
+
+def moved_masks(call: Operation) -> Any:
+    """Return the masks of a call's results: the call made on its operands' masks."""
     masks = {name: _mask(value) for name, value in call.given.items() if name in ROWS}
-    padding = {"value": 0} if "pad" in call.name else {}
-    return _with(call.run(), call.run(masks | padding))
+    return call.run(masks | ({"value": 0} if "value" in call.given else {}))  # a constant is alive
 
 
-def _is_marked(given: Any) -> bool:
-    if isinstance(given, (list, tuple)):
-        return any(_is_marked(value) for value in given)
-    if isinstance(given, (dict,)):
-        return any(_is_marked(value) for value in given.values())
-    return isinstance(given, Marked)
+def bury_each(values: Any, masks: Any) -> Any:
+    """Return results (one, or a list) with the entries of their masks marked."""
+    if isinstance(values, (list, tuple)):
+        return type(values)(bury_each(v, m) for v, m in zip(values, masks, strict=True))
+    return bury(values, masks)
+
+
+def _is_marked(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_is_marked(element) for element in value)
+    return isinstance(value, Marked)
 
 
 def _mask(value: Any) -> Any:
@@ -63,12 +70,6 @@ def _mask(value: Any) -> Any:
     if dead is None and isinstance(value, Tensor):
         return torch.zeros_like(value, dtype=torch.bool)
     return value if dead is None else dead
-
-
-def _with(values: Any, masks: Any) -> Any:
-    if isinstance(values, (list, tuple)):
-        return type(values)(_with(v, m) for v, m in zip(values, masks, strict=True))
-    return bury(values, masks)
 
 
 @rule("view_as_real")

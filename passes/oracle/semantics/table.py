@@ -18,7 +18,15 @@ from tokopt.passes.oracle.operation import Operation
 
 Rule = Callable[[Operation], Any]
 _RULES: dict[str, Rule] = {}
-_FILES = ("pointwise", "movement", "reduction", "whole", "contraction", "attention")
+_FILES = (
+    "pointwise",
+    "movement",
+    "joining",
+    "reduction",
+    "whole",
+    "contraction",
+    "attention",
+)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

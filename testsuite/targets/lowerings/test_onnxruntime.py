@@ -17,6 +17,8 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.program import Program
 from tokopt.targets.calling import runner_of
 from tokopt.targets.compare import compare
+from tokopt.targets.lowerings.onnxruntime import OnnxRuntime
+from tokopt.targets.onnx import saving
 from tokopt.targets.program_file import save_program
 from tokopt.targets.registry import find
 
@@ -54,13 +56,6 @@ def test_a_pruned_vit_equals_torch_at_every_batch(
     assert list(got) == ["pooled", "features", "trace.kept"]
     assert got["trace.kept"].shape == (batch, 6)
     assert compare(wanted, got) == []
-
-
-def test_a_program_of_fixed_sizes_equals_torch(tmp_path: Path) -> None:
-    exported = programs.pruned_vit(batch=2)
-    inputs = {"pixel_values": torch.randn(2, 3, 32, 32)}
-    CPU.lower(exported, tmp_path)
-    assert compare(runner_of(exported)(inputs), CPU.open(tmp_path)(inputs)) == []
 
 
 def test_a_pruned_llava_equals_torch_at_other_batches_prompts_and_paddings(tmp_path: Path) -> None:
@@ -182,3 +177,22 @@ def test_cuda_is_available_only_where_its_provider_is() -> None:
     listed = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     reason = find("onnxruntime-cuda").available()
     assert listed or (reason is not None and "CUDAExecutionProvider" in reason)
+
+
+def test_a_provider_that_is_listed_but_does_not_start_is_not_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = OnnxRuntime("x", "NoSuchExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [target.provider])
+    assert "does not start" in str(target.available())
+
+
+def test_weights_above_the_limit_are_beside_the_model(
+    vit: ExportedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "INSIDE_LIMIT", 10_000)
+    assert CPU.lower(vit, tmp_path) == ("model.onnx", "model.onnx.data")
+    sizes = [(tmp_path / name).stat().st_size for name in ("model.onnx", "model.onnx.data")]
+    assert sizes[0] < 40_000 < sizes[1]
+    inputs = {"pixel_values": torch.randn(1, 3, 32, 32)}
+    assert compare(runner_of(vit)(inputs), CPU.open(tmp_path)(inputs)) == []

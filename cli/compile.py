@@ -1,0 +1,120 @@
+"""``tokopt compile``: make an exported model run on fewer visual tokens, and prove it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from tokopt.cli.verify import plain
+
+if TYPE_CHECKING:
+    from tokopt.cli.compiler import Compiled
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the program's parser."""
+    parser = subparsers.add_parser("compile", help="compile an exported model")
+    parser.add_argument("model", help="a PT2 archive (torch.export.save)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--budget", type=float, help="share of the visual tokens left, e.g. 0.1")
+    what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
+    parser.add_argument("--method", help="the selection method (default: chosen by the model)")
+    parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
+    parser.add_argument("--target", help="where it will run (default: the best available)")
+    parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
+    parser.add_argument(
+        "--outputs",
+        choices=("full", "kept", "last"),
+        default="full",
+        help="full: original shapes, dropped rows 0 (default); kept: rows that stayed; last: one",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of random selection")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile, print the result on stdout and return the exit code."""
+    from tokopt.cli.compiler import compile, require_ok
+
+    compiled = compile(
+        args.model,
+        args.output,
+        budget=args.budget,
+        plan=args.plan,
+        method=args.method,
+        target=args.target,
+        inputs=args.inputs,
+        outputs=args.outputs,
+        seed=args.seed,
+        quiet=False,
+    )
+    if args.json:
+        print(json.dumps(as_data(compiled)))
+    else:
+        show_table(compiled)
+    if not compiled.ok and not args.json:
+        require_ok(compiled)
+    return 0 if compiled.ok else 1
+
+
+def as_data(compiled: Compiled) -> dict[str, Any]:
+    """Return a result for machines."""
+    budget = compiled.budget
+    return {
+        "schema_version": 1,
+        "artifact": str(compiled.folder),
+        "status": compiled.manifest.status,
+        "target": compiled.manifest.target,
+        "tokens": budget.total,
+        "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
+        "stages": [vars(stage) for stage in compiled.plan.stages],
+        "gates": [plain(gate) for gate in compiled.manifest.gates],
+        "seconds": dict(compiled.manifest.run.seconds),
+        "note": compiled.note,
+    }
+
+
+def show_table(compiled: Compiled) -> None:
+    """Print what was compiled as a table for a person."""
+    from rich.table import Table
+
+    from tokopt.cli.console import show
+
+    budget = compiled.budget
+    plan = Table("stage", "method", "rows kept", "of", title="plan", title_justify="left")
+    for stage in compiled.plan.stages:
+        role = stage.site.partition(":")[0]
+        count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
+        plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+    rows = Table(
+        "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
+    )
+    for depths, count in _runs(budget.rows):
+        rows.add_row(depths, f"{count} of {budget.of}", f"{count / budget.of:.1%}")
+    rows.add_row("mean", "", f"{budget.total:.2%}", style="bold")
+    gates = Table(
+        "gate", "result", "difference", "compared", title="verified", title_justify="left"
+    )
+    for gate in compiled.manifest.gates:
+        difference = "" if gate.max_difference is None else f"{gate.max_difference:.1e}"
+        gates.add_row(gate.gate, "ok" if gate.passed else "FAILED", difference, gate.compared)
+    show(plan, rows, gates)
+    note = f"\nnote: {compiled.note}" if compiled.note else ""
+    seconds = sum(compiled.manifest.run.seconds.values())
+    show(
+        f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
+        f"in {budget.role}, compiled in {seconds:.1f} s{note}"
+    )
+
+
+def _runs(rows: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Return equal neighbours together: ``("0-3", 14)``."""
+    runs: list[list[int]] = []
+    for depth, count in enumerate(rows):
+        if runs and runs[-1][2] == count:
+            runs[-1][1] = depth
+        else:
+            runs.append([depth, depth, count])
+    return [(f"{a}-{b}" if a != b else str(a), count) for a, b, count in runs]

@@ -1,0 +1,164 @@
+"""Validate: prove a rewrite on real inputs, before anything is lowered.
+
+``structure``  the rewritten graph is sound, and every recorded shape is the one its operator gives
+``identity``   the same rewrite with every row kept gives the original's outputs
+``selection``  each stage chose what the masked oracle chooses (near-ties aside)
+``oracle``     the outputs are those of the original graph with the dropped rows masked
+
+The oracle shares nothing with the rewriter but the analysis and the methods' scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from tokopt.ir.binding import bind
+from tokopt.ir.facts import Facts
+from tokopt.ir.plan import Plan
+from tokopt.ir.structure import structural_faults
+from tokopt.passes.apply_plan import Applied, apply_plan
+from tokopt.passes.methods.method import Method
+from tokopt.passes.oracle.compare import compare_outputs, compare_selection
+from tokopt.passes.oracle.oracle import OracleResult, run_oracle
+
+IDENTITY, ORACLE = 1e-6, 1e-4
+"""Largest difference, relative to the output's largest value, in fp32."""
+
+TIE = 1e-5
+"""Scores nearer than this (relative to the largest) may be ranked either way."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate: ``compared`` says what with what; ``message`` what was wrong, if anything."""
+
+    gate: str
+    passed: bool
+    compared: str
+    max_difference: float | None = None
+    tolerance: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is validated: the original's facts, the plan, the rewritten program."""
+
+    facts: Facts
+    plan: Plan
+    applied: Applied
+    methods: Callable[[str], Method]
+
+
+def validate(checked: Checked, batches: Sequence[Mapping[str, Tensor]]) -> Iterator[Verdict]:
+    """Yield each gate's verdict, on every set of inputs; stops at nothing."""
+    faults = structural_faults(checked.applied.exported)
+    yield Verdict("structure", not faults, "the rewritten graph", message="; ".join(faults[:3]))
+    neutral = _neutral(checked)
+    for inputs in batches:
+        yield _identity(checked, neutral, inputs)
+        yield from _against_oracle(checked, inputs)
+
+
+def run_program(exported: ExportedProgram, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Run a program on named inputs in torch; return its outputs in order."""
+    with torch.no_grad():
+        results = fx.Interpreter(exported.graph_module).run(*bind(exported, inputs))
+    return list(results)
+
+
+def split_trace(checked: Checked, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Split a rewritten program's outputs into the original's and the kept rows per stage."""
+    count = len(outputs) - 2 * len(checked.applied.trace)
+    return list(outputs[:count]), [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+
+
+def _neutral(checked: Checked) -> ExportedProgram:
+    """Return the program with the same stages, each keeping every row."""
+    facts = checked.facts
+    stages = []
+    for stage in checked.plan.stages:
+        stack, _ = facts.find_site(stage.site)
+        assert isinstance(stack.count, int)
+        stages.append(replace(stage, keep=stack.count))
+    plan = replace(checked.plan, stages=tuple(stages))
+    return apply_plan(facts.exported, plan, checked.methods).exported
+
+
+def _identity(checked: Checked, neutral: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
+    reference = run_program(checked.facts.exported, inputs)
+    results = run_program(neutral, inputs)[: len(reference)]
+    worst = 0.0
+    for wanted, got in zip(reference, results, strict=True):
+        if got.shape != wanted.shape:
+            got = got[tuple(slice(-size, None) for size in got.shape)]
+            wanted = wanted[tuple(slice(-size, None) for size in got.shape)]
+        worst = max(worst, relative_difference(wanted, got))
+    message = "" if worst <= IDENTITY else f"keeping every row changes the outputs by {worst:.3g}"
+    what = "every stage keeping all rows, with the original"
+    return Verdict("identity", worst <= IDENTITY, what, worst, IDENTITY, message)
+
+
+def relative_difference(wanted: Tensor, got: Tensor) -> float:
+    """Return the largest absolute difference over the largest value (at least 1)."""
+    if wanted.numel() == 0:
+        return 0.0
+    wanted, got = wanted.double(), got.double()
+    scale = max(1.0, float(wanted.abs().nan_to_num(0, 0, 0).max()))
+    gap = torch.where(wanted == got, 0.0, (wanted - got).abs())
+    return float(gap.max()) / scale
+
+
+def _against_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs))
+    free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
+    alive = [alive_rows(rows, c.alive) for rows, c in zip(kept, free.stages, strict=True)]
+    yield from judge(checked, inputs, outputs, alive, free, "the rewritten program")
+
+
+def alive_rows(kept: Tensor, like: Tensor) -> Tensor:
+    """Return bool ``[B, N]`` from the indices of kept rows ``[B, K]``."""
+    return torch.zeros_like(like).scatter(1, kept.to(like.device), True)
+
+
+def judge(
+    checked: Checked,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[Tensor],
+    alive: Sequence[Tensor],
+    free: OracleResult,
+    what: str,
+) -> Iterator[Verdict]:
+    """Yield the verdicts on someone's choices and outputs against the oracle's."""
+    same = all(bool((a == c.alive).all()) for a, c in zip(alive, free.stages, strict=True))
+    oracle = free
+    if not same:  # near-ties: judge the outputs on the choices that were made
+        oracle = run_oracle(checked.facts, checked.plan, inputs, checked.methods, alive)
+    lines = compare_selection(oracle, alive, TIE)
+    chose = f"rows kept by {what}, with the oracle's"
+    yield Verdict("selection", not lines, chose, message="; ".join(lines[:3]))
+    names = list(oracle.outputs)
+    given = dict(zip(names, outputs, strict=True))
+    difference = compare_outputs(oracle.outputs, given, ORACLE)
+    worst = max((_masked_difference(oracle.outputs[n], given[n]) for n in names), default=0.0)
+    yield Verdict(
+        "oracle",
+        difference is None,
+        f"{what}, with the original run with dropped rows masked",
+        worst,
+        ORACLE,
+        "" if difference is None else str(difference),
+    )
+
+
+def _masked_difference(wanted: Tensor, got: Tensor) -> float:
+    """Return the relative difference where the oracle has a value (shorter outputs: nan)."""
+    if wanted.shape != got.shape:
+        return 0.0
+    there = ~wanted.isnan()
+    return relative_difference(wanted[there], got[there])
