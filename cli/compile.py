@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from tokopt.cli.verify import plain
+
 if TYPE_CHECKING:
     from tokopt.cli.compiler import Compiled
 
@@ -18,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--budget", type=float, help="share of the visual tokens left, e.g. 0.1")
     what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
     parser.add_argument("--method", help="the selection method (default: chosen by the model)")
-    parser.add_argument("-o", "--output", default="build", help="artifact folder (default: build)")
+    parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
     parser.add_argument(
@@ -68,7 +70,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "stages": [vars(stage) for stage in compiled.plan.stages],
-        "gates": [vars(gate) for gate in compiled.manifest.gates],
+        "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
     }

@@ -25,7 +25,6 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Outputs, Plan
 from tokopt.ir.program import Program
-from tokopt.ir.save import save
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, report_budget
 from tokopt.passes.decompose import decompose
@@ -47,10 +46,9 @@ from tokopt.targets.manifest import (
     Manifest,
     Run,
 )
+from tokopt.targets.program_file import save_program
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
-
-PROGRAM = "program.pt2"
 
 
 @dataclass
@@ -94,7 +92,7 @@ class Compiled:
 
 def compile(
     source: str | Path | Program,
-    output: str | Path = "build",
+    output: str | Path | None = None,
     *,
     budget: float | None = None,
     method: str | None = None,
@@ -111,22 +109,28 @@ def compile(
     plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
     the gates run on and, for calibrated methods, what is measured; the archive's example inputs
     where none are given.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
-    gates failed is written, marked, and returned with ``ok`` false.
+    gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
+    ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
+    if plan is not None and method is not None:
+        raise InputError("a plan names its own methods", expected="--plan without --method")
     if budget is not None and not 0 < budget <= 1:
         raise InputError(f"budget {budget}", expected="a share of the visual tokens, in (0, 1]")
+    folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
     reason = chosen.available()
     if reason is not None:
         raise InputError(f"the target {chosen.name} is not available here: {reason}")
+    if plan is not None and not isinstance(plan, Plan):
+        plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
     exported = program.main
-    given = inputs if isinstance(inputs, Mapping) else inputs_for(exported, inputs)
-    with torch.no_grad():
+    given = inputs_for(exported, inputs)
+    with torch.no_grad(), building(folder) as draft:
         with clock.stage("normalize"):
             normal = normalize(exported)
         with clock.stage("analyse"):
@@ -137,50 +141,50 @@ def compile(
                 assert budget is not None
                 entropies = observe(facts, given).entropies
                 fitted = default_fit(facts, budget, method, entropies, seed)
-                made = Plan(fitted.plan.stages, budget, seed, outputs)
+                plan = Plan(fitted.plan.stages, budget, seed, outputs)
                 note = fitted.note
-            else:
-                made = (
-                    plan
-                    if isinstance(plan, Plan)
-                    else Plan.from_toml(read_plan_text(str(plan)), str(plan))
-                )
-            spent = report_budget(facts, made)
+            spent = report_budget(facts, plan)
         with clock.stage("rewrite"):
-            applied = apply_plan(normal, made, find_method)
+            applied = apply_plan(normal, plan, find_method)
         with clock.stage("verify"):
-            checked = Checked(facts, made, applied, find_method)
+            checked = Checked(facts, plan, applied, find_method)
             verdicts = list(validate(checked, [given]))
         with clock.stage("lower"):
             final = decompose(applied.exported)
-        names = _output_names(exported, len(made.stages))
-        with building(Path(output)) as draft:
-            with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-                chosen.lower(final, draft, names)
-            save(Program({program.main_name: _bare(final)}), draft / PROGRAM)
-            (draft / PLAN).write_text(made.to_toml(), encoding="utf-8")
-            with clock.stage("verify the target"):
-                verdicts += against_target(chosen, draft, checked, final, given, names)
-            passed = all(v.passed for v in verdicts)
-            log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
-            (draft / LOG).write_text(log, encoding="utf-8")
-            manifest = seal(
-                draft,
-                Manifest(
-                    target=chosen.name,
-                    signature=signature_of(final, names),
-                    input_sha256=program.sha256,
-                    seed=made.seed,
-                    budget=_budget(budget if budget is not None else made.budget, spent, verdicts),
-                    gates=tuple(_gate(v) for v in verdicts),
-                    run=Run(
-                        created=datetime.now(UTC).isoformat(timespec="seconds"),
-                        seconds=dict(clock.seconds),
-                    ),
-                    status=OK if passed else FAILED,
+        names = output_names(exported, len(plan.stages))
+        with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
+            chosen.lower(final, draft, names)
+        save_program(Program({program.main_name: final}), draft)
+        (draft / PLAN).write_text(plan.to_toml(), encoding="utf-8")
+        with clock.stage("verify the target"):
+            verdicts += against_target(chosen, draft, checked, final, given, names)
+        passed = all(v.passed for v in verdicts)
+        log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
+        (draft / LOG).write_text(log, encoding="utf-8")
+        manifest = seal(
+            draft,
+            Manifest(
+                target=chosen.name,
+                signature=signature_of(final, names),
+                input_sha256=program.sha256,
+                seed=plan.seed,
+                budget=_budget(budget if budget is not None else plan.budget, spent, verdicts),
+                gates=tuple(_gate(v) for v in verdicts),
+                run=Run(
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    seconds=dict(clock.seconds),
                 ),
-            )
-    return Compiled(Path(output), made, spent, manifest, note)
+                status=OK if passed else FAILED,
+            ),
+        )
+    return Compiled(folder, plan, spent, manifest, note)
+
+
+def default_folder(source: str | Path | Program) -> Path:
+    """Return where an artifact goes by default: ``<model>.tokopt`` in the working directory."""
+    name = source.source if isinstance(source, Program) else str(source)
+    stem = Path(name).stem if not name.startswith("<") else "model"
+    return Path(f"{stem}.tokopt")
 
 
 def require_ok(compiled: Compiled) -> None:
@@ -195,18 +199,11 @@ def require_ok(compiled: Compiled) -> None:
         )
 
 
-def _output_names(exported: torch.export.ExportedProgram, stages: int) -> list[str]:
+def output_names(exported: torch.export.ExportedProgram, stages: int) -> list[str]:
     """Return the original outputs' names and those of the selection trace."""
     original = [spec.name for spec in signature_of(exported).outputs]
     traced = [f"{TRACE}{i}.{what}" for i in range(stages) for what in ("kept", "scores")]
     return [*original, *traced]
-
-
-def _bare(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return the program without example inputs: they are the user's data."""
-    fresh = exported._update(exported.graph_module, exported.graph_signature)
-    fresh._example_inputs = None
-    return fresh
 
 
 def _gate(verdict: Verdict) -> GateResult:

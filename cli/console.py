@@ -77,10 +77,13 @@ def track(text: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and texts to stdout, ``WIDTH`` columns wide off a terminal."""
+    """Print tables and texts to stdout: as wide as the terminal, or as ``rendered``."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(rendered(*parts))
+        return
     from rich.console import Console
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(highlight=False, markup=False)
     for part in parts:
         console.print(part)
 
@@ -90,7 +93,7 @@ def rendered(*parts: RenderableType) -> str:
     from rich.console import Console
 
     file = io.StringIO()
-    console = Console(file=file, highlight=False, width=WIDTH, color_system=None)
+    console = Console(file=file, highlight=False, markup=False, width=WIDTH, color_system=None)
     for part in parts:
         console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())

@@ -14,6 +14,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.errors import InputError
+from tokopt.targets.input_check import checked_inputs
+from tokopt.targets.signature import Signature, signature_of
 
 
 def input_names(exported: ExportedProgram) -> list[str]:
@@ -62,12 +64,48 @@ def read_inputs(path: str | Path) -> dict[str, Tensor]:
             where=str(path),
             expected="a safetensors file with one tensor per input",
         ) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise InputError(f"input {name!r} holds NaN", where=str(path))
+    check_numbers(tensors, str(path))
     return tensors
 
 
-def inputs_for(exported: ExportedProgram, file: str | Path | None) -> Mapping[str, Tensor]:
-    """Return the inputs of a file, or the archive's own where no file is given."""
-    return example_inputs(exported) if file is None else read_inputs(file)
+def check_numbers(tensors: Mapping[str, Tensor], where: str | None = None) -> None:
+    """Raise ``InputError`` for an input that holds NaN: nothing could be compared on it."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise InputError(f"input {name!r} holds NaN", where=where)
+
+
+def fitting_inputs(
+    given: str | Path | Mapping[str, object], signature: Signature
+) -> dict[str, Tensor]:
+    """Return the inputs of a file or a mapping once they fit a signature and hold no NaN."""
+    if isinstance(given, Mapping):
+        tensors = checked_inputs(given, signature)
+        check_numbers(tensors)
+        return tensors
+    try:
+        return checked_inputs(read_inputs(given), signature)
+    except InputError as error:
+        if str(given) not in (error.where or ""):
+            error.where = f"{given}: {error.where}" if error.where else str(given)
+        raise
+
+
+def inputs_for(
+    exported: ExportedProgram, given: str | Path | Mapping[str, object] | None
+) -> dict[str, Tensor]:
+    """Return the inputs of a file or a mapping, or the archive's own where nothing is given."""
+    if given is None:
+        given = example_inputs(exported)
+    return fitting_inputs(given, signature_of(exported))
+
+
+def inputs_needed(signature: Signature, where: str, otherwise: str = "") -> InputError:
+    """Return the error for an artifact without inputs: it names those that are needed."""
+    inputs = (f"{s.name}: {s.dtype} [{', '.join(map(str, s.shape))}]" for s in signature.inputs)
+    return InputError(
+        "there are no inputs to run on: an artifact carries none",
+        where=where,
+        expected=f"--inputs FILE.safetensors with {'; '.join(inputs)}{otherwise}",
+        hint="safetensors.torch.save_file({name: tensor, ...}, 'inputs.safetensors')",
+    )

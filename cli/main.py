@@ -9,51 +9,30 @@ holds exactly one JSON object: the result, or ``{"schema_version": 1, "error": {
 
 from __future__ import annotations
 
-import errno
-import json
+import io
 import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from tokopt.cli.commands import make_parser, with_kebab_options
 from tokopt.cli.console import say
-from tokopt.cli.crash import write_crash
-from tokopt.ir.errors import InputError, InternalError, TokoptError
+from tokopt.cli.failure import as_tokopt_error, print_error, report
+from tokopt.ir.errors import InputError
 
 INTERRUPTED, READER_GONE = 130, 141
-
-SURROUNDINGS = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EISDIR,
-        errno.EMFILE,
-        errno.ENAMETOOLONG,
-        errno.ENFILE,
-        errno.ENOENT,
-        errno.ENOSPC,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
-"""What the operating system refuses for reasons the user can mend."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; raises nothing but ``SystemExit`` of others."""
     words = with_kebab_options(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
-    _quiet_libraries()
+    _quieten()
     try:
         with _terminated_like_interrupted():
             code = _run(words)
@@ -62,20 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         if as_json:
-            _print_error("Interrupted", INTERRUPTED, InputError("interrupted"))
+            print_error("Interrupted", INTERRUPTED, InputError("interrupted"))
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return READER_GONE
     except Exception as error:  # the last resort: everything unknown is our bug
-        return _report(_known(error), words, as_json)
-
-
-def _quiet_libraries() -> None:
-    """Keep libraries' advice and deprecations off the terminal."""
-    if os.environ.get("TOKOPT_TRACEBACK") != "1":
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch").setLevel(logging.ERROR)
+        return report(as_tokopt_error(error), words, as_json)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -86,48 +58,24 @@ def _run(words: Sequence[str]) -> int:
     return int(args.run(args))
 
 
-def _known(error: Exception) -> TokoptError:
-    """Return an exception as one of ours, the original as its cause."""
-    if isinstance(error, TokoptError):
-        return error
-    known: TokoptError
-    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        known = InputError(error.strerror or str(error), where=error.filename)
-    elif isinstance(error, MemoryError):
-        known = InputError("out of memory", hint="a smaller model, or a machine with more")
-    elif isinstance(error, ModuleNotFoundError) and not (error.name or "tokopt").startswith(
-        "tokopt"
-    ):
-        known = InputError(
-            f"the package {error.name} is not installed", hint=f"pip install {error.name}"
-        )
-    else:
-        known = InternalError(f"{type(error).__name__}: {error}")
-    known.__cause__ = error
-    return known
+def _abandon_stdout() -> None:
+    """Send what is still buffered nowhere: Python flushes again at exit (its docs, on SIGPIPE)."""
+    with suppress(io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _report(error: TokoptError, words: Sequence[str], as_json: bool) -> int:
-    if isinstance(error, InternalError):
-        folder = write_crash(error, words)
-        report = f"this is a bug of tokopt; report it with the folder {folder}"
-        error.hint = f"{error.hint}; {report}" if error.hint else report
-    if os.environ.get("TOKOPT_TRACEBACK") == "1":
-        traceback.print_exception(error)
-    say(f"error: {error}")
-    for note in getattr(error, "__notes__", ()):
-        say(f"  note: {note}")
-    if as_json:
-        _print_error(type(error).__name__, error.exit_code, error)
-    return error.exit_code
+def _quieten() -> None:
+    """Keep libraries' advice and deprecations off the screen; write what stdout can."""
+    if os.environ.get("TOKOPT_TRACEBACK") != "1":
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch._export.serde.serialize").addFilter(_is_serious)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
-def _print_error(kind: str, code: int, error: TokoptError) -> None:
-    text = {key: getattr(error, key) for key in ("what", "where", "expected", "hint")}
-    print(
-        json.dumps({"schema_version": 1, "error": {"kind": kind, "exit_code": code, **text}}),
-        flush=True,
-    )
+def _is_serious(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager

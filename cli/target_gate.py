@@ -1,12 +1,14 @@
 """Target gate: what a target computes, against the rewritten program and the oracle.
 
 Kept rows first: where a target's rounding ranks a near-tie the other way, its outputs are judged
-against the oracle forced to the rows the target kept; else against the rewritten program.
+against the oracle forced to the rows the target kept; else against the rewritten program.  Without
+the original there is no oracle, and other rows than the rewritten program's fail the gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -29,7 +31,7 @@ from tokopt.targets.runtime import TRACE
 def against_target(
     target: Target,
     folder: Path,
-    checked: Checked,
+    checked: Checked | None,
     lowered: ExportedProgram,
     inputs: Mapping[str, Tensor],
     names: Sequence[str],
@@ -37,27 +39,24 @@ def against_target(
     """Yield the verdicts on what a target computes from the files it wrote."""
     got = target.open(folder)(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
+    compared = f"{target.name} with the rewritten program, the same rows kept"
+    other = [n for n in names if n not in got or got[n].shape != wanted[n].shape]
+    if other:
+        message = f"the output {other[0]!r} is missing or of another shape"
+        yield Verdict("target", False, compared, message=message)
+        return
     kept = [name for name in names if name.startswith(TRACE) and name.endswith(".kept")]
     outputs = [name for name in names if not name.startswith(TRACE)]
     if all(bool((wanted[name] == got[name]).all()) for name in kept):
         worst = max(relative_difference(wanted[name], got[name]) for name in outputs)
-        yield Verdict(
-            "target",
-            worst <= ORACLE,
-            f"{target.name} with the rewritten program, the same rows kept",
-            worst,
-            ORACLE,
-            "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}",
-        )
+        message = "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}"
+        yield Verdict("target", worst <= ORACLE, compared, worst, ORACLE, message)
+        return
+    if checked is None:
+        message = "other rows are kept; whether that is a near-tie only the original can tell"
+        yield Verdict("target", False, compared, message=f"{message} (--against)")
         return
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(got[n], c.alive) for n, c in zip(kept, free.stages, strict=True)]
     for verdict in judge(checked, inputs, [got[n] for n in outputs], alive, free, target.name):
-        yield Verdict(
-            f"target {verdict.gate}",
-            verdict.passed,
-            verdict.compared,
-            verdict.max_difference,
-            verdict.tolerance,
-            verdict.message,
-        )
+        yield replace(verdict, gate=f"target {verdict.gate}")

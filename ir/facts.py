@@ -14,8 +14,9 @@ from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Stack, find_stacks
-from tokopt.ir.lengths import Length, is_one, product, quotient
-from tokopt.ir.region import MERGES, Barrier, Region, plan_region
+from tokopt.ir.lengths import Length, product, quotient
+from tokopt.ir.region import MERGES
+from tokopt.ir.sites import Site, judge_sites
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,6 @@ class Merge:
     mask: fx.Node
     source: fx.Node
     count: Length
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place where the token axis may be shortened: the value entering a layer, or the end.
-
-    ``name`` is ``role:depth`` or ``role:end``.  ``tokens`` is the axis rows leave from, in units
-    of ``group`` stream rows.  ``barrier`` says why not, where it is not legal.
-    """
-
-    name: str
-    depth: int
-    value: fx.Node
-    dim: int
-    tokens: Axis
-    group: int
-    barrier: Barrier | None
-
-    @property
-    def legal(self) -> bool:
-        """Whether a stage may be placed here."""
-        return self.barrier is None
 
 
 @dataclass(frozen=True)
@@ -180,12 +159,10 @@ def _token_stack(
     else:
         tokens, protected = whole, 0
     relay = -1 if merge is not None else 0 if protected else None
-    sites = []
     places = [(str(layer.depth), layer.depth, layer.entry) for layer in stack.layers]
     if merge is None:
         places.append(("end", len(stack.layers), stack.end))
-    for label, depth, value in places:
-        sites.append(_site(f"{role}:{label}", depth, value, stack.dim, tokens, graph, dims, merge))
+    sites = judge_sites(role, places, stack.dim, tokens, graph, dims, merge is not None)
     count = merge.count if merge is not None else tokens.root.length
     return TokenStack(role, stack, tuple(sites), protected, relay, count, merge)
 
@@ -194,36 +171,3 @@ def _is_factor(keys: Axis, stream: Axis) -> bool:
     """Return whether an attention's keys are all rows of a stream (of one item), no window."""
     place = locate(stream, keys)
     return place is not None and all(kind == "*" for kind, _, _ in place.path)
-
-
-def _site(
-    name: str,
-    depth: int,
-    value: fx.Node,
-    dim: int,
-    tokens: Axis,
-    graph: fx.Graph,
-    dims: Dims,
-    merge: Merge | None,
-) -> Site:
-    """Judge one place: single rows first, then whole groups where a later view needs them."""
-    first: Barrier | None = None
-    for axis, group in _units(tokens):
-        if locate(dims.axis(value, dim), axis) is None:
-            continue
-        region = plan_region(graph, dims, value, axis, last_row_kept=merge is not None)
-        if isinstance(region, Region):
-            return Site(name, depth, value, dim, axis, group, None)
-        first = first or region
-    return Site(name, depth, value, dim, tokens, 1, first)
-
-
-def _units(tokens: Axis) -> list[tuple[Axis, int]]:
-    """Return the axes rows may leave from: single tokens, then outer factors (whole groups)."""
-    units = [(tokens.root, 1)]
-    factors = [f.root for f in tokens.root.factors]
-    if factors and not is_one(factors[0].length):
-        group = product([f.length for f in factors[1:]])
-        if isinstance(group, int) and group > 1:
-            units.append((factors[0], group))
-    return units

@@ -15,6 +15,7 @@ from torch import fx
 from tokopt.ir.axis import Axis, fragments, locate
 from tokopt.ir.call import Mix
 from tokopt.ir.dims import Dims, describe, is_factory, operator_name
+from tokopt.ir.layout import lead_axes
 from tokopt.ir.lengths import is_longer, is_one, same_length, total
 
 
@@ -54,15 +55,14 @@ def plan_region(
     """
     tokens = tokens.root
     pieces = fragments(tokens)
+    items = _items(dims, value, tokens)
     region = Region()
     short: set[fx.Node] = {value}
     tainted: dict[fx.Node, set[int]] = {}
-    started = False
-    for node in graph.nodes:
-        if node is value:
-            started = True
-            continue
-        if not started or node.op == "placeholder":
+    node = value
+    while node.next is not graph._root:
+        node = node.next
+        if node.op == "placeholder":
             continue
         operands = node.all_input_nodes
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]
@@ -77,7 +77,8 @@ def plan_region(
             pass
         elif carried:
             return Barrier(node, "reads the size of the token axis")
-        verdict = _judge(node, carried, dims, tokens, pieces, last_row_kept)
+        apart = _takes_items_apart(node, carried, dims, tokens, items)
+        verdict = not apart and _judge(node, carried, dims, tokens, pieces, last_row_kept)
         if isinstance(verdict, Barrier):
             return verdict
         if verdict:  # the rows pass: the call runs short
@@ -99,6 +100,32 @@ def plan_region(
 def _carries(dims: Dims, node: fx.Node, tokens: Axis) -> bool:
     every = [dims.axes[node]] if node in dims.axes else dims.outs.get(node, [])
     return any(locate(axis, tokens) is not None for axes in every for axis in axes)
+
+
+def _items(dims: Dims, value: fx.Node, tokens: Axis) -> tuple[Axis, ...]:
+    """Return the batch axes of the value that is cut."""
+    axes = dims.axes[value]
+    dim = next((d for d, axis in enumerate(axes) if locate(axis, tokens) is not None), None)
+    return () if dim is None else lead_axes(axes, dim, tokens)
+
+
+def _takes_items_apart(
+    node: fx.Node, carried: list[fx.Node], dims: Dims, tokens: Axis, items: tuple[Axis, ...]
+) -> bool:
+    """Return whether a call separates batch items (``unbind``): their rows differ from here on.
+
+    Behind it no one index says which rows are there, so the full length must be back before it.
+    """
+    if operator_name(node) == "getitem":
+        return False
+    outs = dims.outs.get(node) or [dims.axes.get(node, [])]
+    passing = [axes for axes in outs if any(locate(a, tokens) is not None for a in axes)]
+    return any(
+        any(locate(a, item) is not None for a in dims.axes.get(operand, []))
+        and not all(any(locate(a, item) is not None for a in axes) for axes in passing)
+        for operand in carried
+        for item in items
+    )
 
 
 def _judge(

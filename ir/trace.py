@@ -26,11 +26,35 @@ def value_of(argument: Any) -> Any:
     return fx.node.map_arg(argument, lambda node: node.meta["val"])
 
 
-def compute_value(node: fx.Node, mode: FakeTensorMode) -> None:
-    """Recompute a call's recorded value from its operands' recorded values."""
+def compute_value(node: fx.Node, mode: FakeTensorMode, known: dict[str, Any] | None = None) -> None:
+    """Recompute a call's recorded value from its operands' recorded values.
+
+    ``known`` remembers the values of calls by their form: layers repeat, and running an operator
+    on symbolic sizes is slow.
+    """
+    form = call_form(node) if known is not None else ""
+    if known is not None and form in known:
+        node.meta["val"] = known[form]
+        return
     with mode, enable_python_dispatcher():
         target: Any = node.target
         node.meta["val"] = target(*value_of(node.args), **value_of(node.kwargs))
+    if known is not None:
+        known[form] = node.meta["val"]
+
+
+def call_form(node: fx.Node) -> str:
+    """Return a text that is equal for calls whose results have equal sizes, strides and dtypes."""
+    operands = fx.node.map_arg((node.args, node.kwargs), lambda n: _form(n.meta["val"]))
+    return f"{node.target}{operands}"
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"<{tuple(value.shape)} {value.stride()} {value.dtype} {value.device}>"
+    if isinstance(value, (list, tuple)):
+        return str([_form(item) for item in value])
+    return str(value)
 
 
 def call(
@@ -57,7 +81,10 @@ def splice(
         return function(*(next(given) if isinstance(o, fx.Node) else o for o in operands))
 
     with mode, enable_python_dispatcher(), torch.no_grad():
-        traced = make_fx(of_nodes)(*(node.meta["val"] for node in nodes))
+        # one value may be recorded for many nodes; the tracer tells operands apart by identity
+        values = [node.meta["val"] for node in nodes]
+        fakes = [v.detach() if isinstance(v, torch.Tensor) else v for v in values]
+        traced = make_fx(of_nodes)(*fakes)
     _drop_dead(traced.graph)
     placeholders = traced.graph.find_nodes(op="placeholder")
     copies: dict[fx.Node, Any] = dict(zip(placeholders, nodes, strict=True))

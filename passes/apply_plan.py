@@ -20,12 +20,14 @@ from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
+from tokopt.passes.scoring import StackState
 from tokopt.passes.series import Series
-from tokopt.passes.stage import Inserted, StackState, insert_stage
+from tokopt.passes.stage import Inserted, insert_stage
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"

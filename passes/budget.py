@@ -15,10 +15,11 @@ from fractions import Fraction
 from itertools import pairwise
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import Length
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.region import Region, plan_region
+from tokopt.ir.sites import Site
 
 
 def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:

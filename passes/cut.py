@@ -51,7 +51,6 @@ class Cut:
             with work.graph.inserting_before(node):
                 patch_literals(node, work, self.tokens, self.rows, self.kept)
         work.recompute(region.short)
-        work.propagate(region.short)
 
     def short(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Return a value of the region as it is now: the cut value itself is gathered."""

@@ -16,7 +16,7 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
 from tokopt.passes.cut import Cut
-from tokopt.passes.stage import StackState
+from tokopt.passes.scoring import StackState
 from tokopt.passes.workspace import Workspace, aten
 
 MOVES = frozenset(

@@ -15,7 +15,7 @@ from tokopt.ir.axis import Axis, Place, locate
 from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import Length, is_longer, same_length, total
-from tokopt.passes.workspace import Count, Workspace
+from tokopt.passes.workspace import Count, Workspace, aten
 
 SIZES = {
     "aten::view": "size",
@@ -106,13 +106,13 @@ def _range(
     if place is None:
         return
     length = axes[dim].root.length
+    if name == "aten::narrow":
+        _as_slice(node, operand, dim)
     if name == "aten::select":
         index = _argument(node, "index")[0]
         if not isinstance(index, int) or (index > 0 and _behind(index, place, tokens)):
             _set(node, "index", _from_end(index, length, node))
         return
-    if name == "aten::narrow":
-        raise UnsupportedError("a narrow over the token axis", where=describe(node))
     start, end = _argument(node, "start")[0], _argument(node, "end")[0]
     if start is not None and not (isinstance(start, int) and start <= 0):
         if not isinstance(start, int) or _behind(start, place, tokens):
@@ -123,6 +123,15 @@ def _range(
             _set(node, "end", sys.maxsize)
         elif _behind(value, place, tokens):
             _set(node, "end", _from_end(value, length, node))
+
+
+def _as_slice(node: fx.Node, operand: fx.Node, dim: int) -> None:
+    """Make a ``narrow`` the slice it is: a slice's end can be said to be the end."""
+    start, length = _argument(node, "start")[0], _argument(node, "length")[0]
+    if not isinstance(start, int) or not isinstance(length, int):
+        raise UnsupportedError("a narrow of the token axis by symbolic sizes", where=describe(node))
+    node.target = aten.slice.Tensor
+    node.args, node.kwargs = (operand, dim, start, start + length), {}
 
 
 def _length(value: Any) -> Length:

@@ -33,6 +33,10 @@ ASSERTIONS = frozenset(
     }
 )
 
+CASTS = frozenset(
+    getattr(torch.ops.aten.to, overload) for overload in ("dtype", "device", "dtype_layout")
+)
+
 NOOPS = frozenset({torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default})
 
 
@@ -102,8 +106,16 @@ def _remove(graph: fx.Graph, unwanted: object) -> None:
             graph.erase_node(node)
 
 
+def _is_same_cast(node: fx.Node) -> bool:
+    """Return whether a call casts a value to the dtype and device it already has."""
+    if node.target not in CASTS or node.kwargs.get("copy") or node.kwargs.get("memory_format"):
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    return bool(before.dtype == after.dtype and before.device == after.device)
+
+
 def _bypass_noops(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in NOOPS:
+        if node.op == "call_function" and (node.target in NOOPS or _is_same_cast(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)

@@ -14,7 +14,8 @@ from fractions import Fraction
 from math import lcm
 
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.sites import Site
 from tokopt.passes.budget import row_count, rows_after, rows_per_token
 from tokopt.passes.methods.method import Method, Placement, Setting
 

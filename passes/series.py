@@ -14,8 +14,9 @@ from torch import fx
 
 from tokopt.ir.axis import locate
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Site, TokenStack
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.region import Barrier, Region, plan_region
+from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.workspace import Workspace, aten
 
@@ -54,6 +55,8 @@ class Series:
             if (user, operand) not in after.restores:
                 short = cut.short(operand, user)
                 user.replace_input_with(operand, self.whole.restored(short, user))
+        waiting = {user for user, _ in after.restores}  # short until a later cut
+        self.work.propagate(region.short, waiting)
         (output,) = self.work.graph.find_nodes(op="output")
         for operand in region.outputs:
             if operand not in after.outputs:

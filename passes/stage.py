@@ -6,8 +6,7 @@ selection trace: the original rows that stayed, and the scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -15,29 +14,14 @@ from torch import Tensor, fx
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dialect import OPS
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Site, TokenStack
-from tokopt.ir.layout import Layout, layout_of, lead_axes
+from tokopt.ir.facts import TokenStack
+from tokopt.ir.layout import lead_axes
 from tokopt.ir.plan import Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
-from tokopt.passes.methods.method import Method, Taps
-from tokopt.passes.taps import TapRecipe, tap_recipe
+from tokopt.passes.methods.method import Method
+from tokopt.passes.scoring import StackState, score_rows
 from tokopt.passes.workspace import Count, Workspace, aten
-
-
-@dataclass
-class StackState:
-    """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
-
-    ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
-    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
-    ``since`` the depth it was taken at, by method.
-    """
-
-    rows: Count
-    visual: int
-    mask: fx.Node | None = None
-    origin: fx.Node | None = None
-    carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,10 +44,8 @@ def insert_stage(
     """Insert one stage's scores and selection in place; return its trace and the cut to make."""
     _check(stage, site, stack, state)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
-    recipes = _recipes(stack, site, stage, state, work, lead)
-    carried = state.carried.get(stage.method, (None, 0))[0]
     with work.after(site.value):
-        scores = _scores(work, stack, site, stage, method, state, recipes, carried, lead, seed)
+        scores = score_rows(work, stack, site, stage, method, state, lead, seed)
         keep = stage.keep // site.group
         protected = work.minus(state.rows, state.visual // site.group)
         total = work.plus(protected, keep)
@@ -93,78 +75,6 @@ def _check(stage: Stage, site: Site, stack: TokenStack, state: StackState) -> No
             f"keep = {stage.keep} at {site.name}, where {state.visual} visual rows are left",
             expected="stages that keep fewer and fewer rows",
         )
-
-
-def _recipes(
-    stack: TokenStack,
-    site: Site,
-    stage: Stage,
-    state: StackState,
-    work: Workspace,
-    lead: tuple[Axis, ...],
-) -> list[TapRecipe]:
-    since = state.carried.get(stage.method, (None, 0))[1]
-    layers = [la for la in stack.stack.layers if since <= la.depth < site.depth]
-    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
-    return [recipe for recipe in found if recipe is not None]
-
-
-def hidden_layout(
-    work_axes: Sequence[Axis], node: fx.Node, dim: int, lead: tuple[Axis, ...], work: Workspace
-) -> Layout:
-    """Return the layout of a stream value ``[B, 1, N, C]``."""
-    features = max(d for d in range(len(work_axes)) if d != dim)
-    return layout_of(node, work.facts.dims, lead, dim, features)
-
-
-def _scores(
-    work: Workspace,
-    stack: TokenStack,
-    site: Site,
-    stage: Stage,
-    method: Method,
-    state: StackState,
-    recipes: list[TapRecipe],
-    carried: fx.Node | None,
-    lead: tuple[Axis, ...],
-    seed: int,
-) -> fx.Node:
-    layout = hidden_layout(work.axes[site.value], site.value, site.dim, lead, work)
-    operands: list[fx.Node] = [site.value]
-    operands += [n for n in (state.mask, carried) if n is not None]
-    for recipe in recipes:
-        operands += recipe.nodes
-
-    def score(*tensors: Tensor) -> Tensor:
-        given = list(tensors)
-        hidden = layout.apply(given.pop(0)).squeeze(1)
-        if state.mask is not None:
-            candidates = given.pop(0)
-        else:
-            rows = torch.arange(hidden.shape[1], device=hidden.device)
-            span = (rows >= stack.protected) & (rows < stack.protected + state.visual)
-            candidates = span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])
-        earlier = given.pop(0) if carried is not None else None
-        layers = []
-        for recipe in recipes:
-            count = len(recipe.nodes)
-            layers.append(recipe.build(given[:count]))
-            given = given[count:]
-        taps = Taps(
-            layers=layers,
-            layer_count=len(stack.stack.layers),
-            candidates=candidates,
-            hidden=hidden,
-            carried=earlier,
-            relay=stack.relay,
-            keep=stage.keep,
-            seed=seed,
-            group=site.group,
-            options=stage.options,
-        )
-        return method.score(taps).float()
-
-    return work.splice(score, list(operands))
 
 
 def _select(
@@ -236,6 +146,7 @@ def _follow(
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
+    state.cuts.append((site.depth, stream))
     return origin, stayed
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, fx
 from tokopt.ir.attention import Attention
 from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims, arguments_of
+from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import Layout, layout_of
-from tokopt.passes.methods.method import LayerTap
+from tokopt.passes.methods.method import CLASS_ROW, LAST_ROW, LayerTap
 from tokopt.passes.methods.rows import attention_row
 
 
@@ -37,8 +38,26 @@ class TapRecipe:
         mask = given.get("attn_mask")
         return [given["query"], given["key"], given["value"], *([mask] if mask else [])]
 
-    def build(self, tensors: Sequence[Tensor]) -> LayerTap:
-        """Return the tap; only what a method reads of it is computed."""
+    def build(self, tensors: Sequence[Tensor], left: Tensor | None = None) -> LayerTap:
+        """Return the tap; only what a method reads of it is computed.
+
+        ``left``: int64 ``[B, K]``, the rows still there where rows went after this layer.  The tap
+        then shows those; the first and the last row (the relays) must be among them.
+        """
+        whole = self._whole(tensors)
+        if left is None:
+            return whole
+        query, key, value = (_rows(x, left) for x in (whole.query, whole.key, whole.value))
+
+        def row(at: int) -> Tensor:
+            if at not in (CLASS_ROW, LAST_ROW):
+                raise UnsupportedError(f"row {at} of a layer that lies before an earlier stage")
+            attention = whole.row(at)
+            return attention.gather(2, left.unsqueeze(1).expand(-1, attention.shape[1], -1))
+
+        return LayerTap(self.depth, query, key, value, row, whole.scale)
+
+    def _whole(self, tensors: Sequence[Tensor]) -> LayerTap:
         raw_query, raw_key, raw_value, *rest = tensors
         query, key = self.query.apply(raw_query), self.key.apply(raw_key)
         value = self.value.apply(raw_value)
@@ -73,6 +92,12 @@ def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | 
         layout_of(site.value, dims, lead, -2, -1),
         layout_of(out, dims, lead, -2, -1),
     )
+
+
+def _rows(operand: Tensor, left: Tensor) -> Tensor:
+    """Return the rows ``left`` of ``[B, H, N, d]``."""
+    index = left.unsqueeze(1).unsqueeze(-1)
+    return operand.gather(2, index.expand(-1, operand.shape[1], -1, operand.shape[3]))
 
 
 def _row(tensor: Tensor, at: int) -> Tensor:

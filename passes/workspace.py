@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dead import remove_dead
+from tokopt.ir.dims import describe
+from tokopt.ir.errors import InternalError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
 
@@ -34,6 +37,7 @@ class Workspace:
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
     anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    known: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
@@ -89,19 +93,34 @@ class Workspace:
     def recompute(self, nodes: list[fx.Node]) -> None:
         """Recompute the recorded values of some calls, given in graph order."""
         for node in nodes:
-            compute_value(node, self.mode)
+            self._compute(node)
 
-    def propagate(self, changed: list[fx.Node]) -> None:
-        """Recompute what depends on changed values, as far as shapes go on changing."""
+    def propagate(
+        self, changed: list[fx.Node], waiting: AbstractSet[fx.Node] = frozenset()
+    ) -> None:
+        """Recompute what depends on changed values, as far as shapes go on changing.
+
+        Calls in ``waiting`` are left alone: their operands are not yet what they will be.
+        """
         pending = {user for node in changed for user in node.users} - set(changed)
-        known = set(changed)
+        known = {*changed, *waiting}
         for node in self.graph.nodes:
             if node not in pending or node in known or node.op != "call_function":
                 continue
             before = _shapes(node.meta.get("val"))
-            compute_value(node, self.mode)
+            self._compute(node)
             if _shapes(node.meta["val"]) != before:
                 pending.update(node.users)
+
+    def _compute(self, node: fx.Node) -> None:
+        try:
+            compute_value(node, self.mode, self.known)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InternalError(
+                f"a rewritten call does not fit its operands: {error}",
+                where=describe(node),
+                hint="report this graph and plan; another site may do meanwhile",
+            ) from error
 
 
 def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:

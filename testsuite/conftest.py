@@ -20,6 +20,27 @@ from torch.export import ExportedProgram
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Return ``golden(name, text)``: compare with ``goldens/name`` beside the test's file.
+
+    ``pytest --regenerate`` writes the files instead; read the difference before committing it.
+    """
+
+    def compare(name: str, text: str) -> None:
+        file = request.path.parent / "goldens" / name
+        if request.config.getoption("--regenerate"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text(), f"{file} differs; pytest {request.path} --regenerate"
+
+    return compare
+
+
 @pytest.fixture
 def check(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return ``check(text)``: match a text against the CHECK lines of the test's docstring."""

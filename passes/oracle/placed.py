@@ -9,9 +9,10 @@ from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Site, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
 from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 
@@ -84,8 +85,6 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
 def _check(stage: Stage, site: Site) -> None:
     if site.barrier is not None:
         raise UnsupportedError(f"no stage can be placed at {site.name}: {site.barrier}")
-    if stage.options:
-        raise UnsupportedError(f"the masked oracle does not know options (of {stage.method})")
     if stage.keep % site.group:
         raise InputError(
             f"keep = {stage.keep} at {site.name}",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch.export import ExportedProgram
 
+from tokopt.ir.load import load
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import runner_of
 from tokopt.targets.program_file import PROGRAM
@@ -35,7 +35,6 @@ class Eager:
     def open(self, folder: Path) -> Runner:
         """Load ``program.pt2`` with the loader that never runs code from a file."""
         names = [spec.name for spec in read_signature(folder).outputs]
-        load = importlib.import_module("tokopt.ir.load.load").load
         return runner_of(load(folder / PROGRAM).main, names)
 
 

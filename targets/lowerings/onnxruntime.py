@@ -25,6 +25,10 @@ QUIET = 4
 """ONNX Runtime's severity "fatal": its errors are raised, so they need not be printed too."""
 
 
+SILENT = 4
+"""Severity "fatal": that a CUDA library is missing is this module's to say."""
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
     """ONNX Runtime with one execution provider (and its CPU one for what that cannot run).
@@ -88,6 +92,7 @@ def _trial(provider: str) -> str | None:
     total = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", [value], [total])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnxruntime.set_default_logger_severity(SILENT)  # it writes to the terminal from C++
     try:
         with quiet():
             if provider == CUDA:
@@ -95,6 +100,8 @@ def _trial(provider: str) -> str | None:
             session = _session(model.SerializeToString(), provider)
     except Exception as error:  # as above
         return f"{provider} does not start: {error}"
+    finally:
+        onnxruntime.set_default_logger_severity(QUIET)
     if session.get_providers()[0] != provider:
         return f"{provider} does not start (a driver or library is missing)"
     return None

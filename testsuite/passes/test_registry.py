@@ -44,9 +44,8 @@ def test_every_pass_of_the_folder_is_registered() -> None:
     assert written == {kind.__module__.rpartition(".")[2] for kind in registered_passes().values()}
 
 
-def test_every_pass_has_its_own_file_name_and_a_docstring() -> None:
-    for name, kind in registered_passes().items():
-        assert kind.__module__ == f"tokopt.passes.{name.replace('-', '_')}"
+def test_every_pass_says_what_it_does() -> None:
+    for kind in registered_passes().values():
         assert inspect.getdoc(kind) and inspect.getdoc(importlib.import_module(kind.__module__))
 
 

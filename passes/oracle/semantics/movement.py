@@ -46,7 +46,8 @@ def movement(call: Operation) -> Any:
 
 def moved_masks(call: Operation) -> Any:
     """Return the masks of a call's results: the call made on its operands' masks."""
-    return call.run({name: _mask(value) for name, value in call.given.items() if name in ROWS})
+    masks = {name: _mask(value) for name, value in call.given.items() if name in ROWS}
+    return call.run(masks | ({"value": 0} if "value" in call.given else {}))  # a constant is alive
 
 
 def bury_each(values: Any, masks: Any) -> Any:

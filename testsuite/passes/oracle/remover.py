@@ -18,8 +18,8 @@ class Remover:
     """Called by the reference before every layer of one stack and behind the last.
 
     ``visual(item, place)`` says what a row is, ``fixed`` a place that stays though it is visual;
-    rows go in groups of ``group``; ``layers`` is the depth of ``end``.  ``left`` collects the
-    places behind each stage.
+    rows go in groups of ``group``; ``layers`` is the depth of ``end``.  For each stage ``scored``
+    collects places and scores, ``left`` the places behind it.
     """
 
     stages: Sequence[Stage]
@@ -28,6 +28,7 @@ class Remover:
     fixed: int | None = None
     relay: int = 0
     group: int = 1
+    scored: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     left: list[Tensor] = field(default_factory=list)
     before: dict[str, tuple[int, list[dict[int, float]]]] = field(default_factory=dict)
 
@@ -43,7 +44,9 @@ class Remover:
         if scores is not None:
             pairs = zip(scores, places, strict=True)
             carried = torch.tensor([[score[p] for p in row] for score, row in pairs])
-        score = reference_score(stage.method, state, since, self.relay, carried).tolist()
+        found = reference_score(stage.method, state, since, self.relay, carried)
+        self.scored.append((state.places, found))
+        score = found.tolist()
         rows = [self._stay(stage, i, places[i], score[i]) for i in range(len(places))]
         named = [dict(zip(p, s, strict=True)) for p, s in zip(places, score, strict=True)]
         self.before[stage.method] = depth, named

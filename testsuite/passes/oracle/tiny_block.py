@@ -31,8 +31,9 @@ class Form:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a block computed on the way, ``[B, h, N, d]`` and ``[B, h, N, N]``."""
+    """What entered a block, ``[B, N, C]``, and its q, k, v ``[B, h, N, d]`` and probabilities."""
 
+    entered: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
@@ -70,6 +71,7 @@ class Block(nn.Module):
 
     def shortened(self, x: Tensor, places: Tensor) -> tuple[Tensor, Seen]:
         """Run on rows ``places [B, N]`` alone, ``x [B, N, H]``; spelled out in fp32."""
+        entered = x
         q, k, v = (self._split(part) for part in self._project(self.norm1(x)))
         q, k = self._placed(q, k, places[:, None])
         scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT * HEAD**-0.5
@@ -81,7 +83,7 @@ class Block(nn.Module):
         weights = scores.softmax(-1)
         mixed = weights @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x)), Seen(q, k, v, weights)
+        return x + self.mlp(self.norm2(x)), Seen(entered, q, k, v, weights)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.q(x), self.k(x), self.v(x)
@@ -120,9 +122,10 @@ class Block(nn.Module):
             return torch.einsum("bhqk,bhkd->bhqd", weights, v)
         shape = q.shape
         if self.form.attention == "bmm" and q.ndim == 4:
-            q, k, v = (p.flatten(0, 1) for p in (q, k, v))
-            scores = torch.bmm(q, k.mT).unflatten(0, shape[:2])
-            return torch.bmm(self._weights(scores, mask).flatten(0, 1), v).view(shape)
+            q, k, v = (p.reshape(-1, *shape[2:]) for p in (q, k, v))
+            scores = torch.bmm(q, k.mT).view(*shape[:3], -1)
+            weights = self._weights(scores, mask).view(-1, *scores.shape[2:])
+            return torch.bmm(weights, v).view(shape)
         return self._weights(q @ k.mT, mask) @ v
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -131,4 +134,4 @@ class Block(nn.Module):
             scores = scores.masked_fill(~mask, -torch.inf)
         elif mask is not None:
             scores = scores + mask
-        return scores.softmax(-1)
+        return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)

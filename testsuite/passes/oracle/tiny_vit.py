@@ -51,13 +51,16 @@ def at(layer: Seen, index: Tensor) -> Seen:
         return torch.stack([p[:, i] for p, i in zip(part, index, strict=True)])
 
     weights = torch.stack([w[:, i][:, :, i] for w, i in zip(layer.weights, index, strict=True)])
-    return Seen(rows(layer.query), rows(layer.key), rows(layer.value), weights)
+    return Seen(
+        take(layer.entered, index), rows(layer.query), rows(layer.key), rows(layer.value), weights
+    )
 
 
 class TinyVit(nn.Module):
     """``patches [B, P, 5] -> (per row [B, N, 3], mean of the patches, first row)``.
 
-    In layout NBH the first output is ``[N, B, 3]``; in NH there is no batch anywhere.
+    The head reads the last layer and what entered layer 1, side by side, as some models do.  In
+    layout NBH the first output is ``[N, B, 3]``; in NH there is no batch anywhere.
     """
 
     def __init__(self, form: Form, *, patches: int = 8, prefix: int = 1, depth: int = 3) -> None:
@@ -68,15 +71,17 @@ class TinyVit(nn.Module):
         self.prefix = nn.Parameter(torch.randn(prefix, hidden)) if prefix else None
         self.place = nn.Parameter(torch.randn(prefix + patches, hidden))
         self.blocks = nn.ModuleList(Block(form, prefix + patches) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(hidden), nn.Linear(hidden, 3)
+        self.norm, self.head = nn.LayerNorm(hidden), nn.Linear(2 * hidden, 3)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run at full length in the form's layout."""
         x = self._embedded(patches)
         x = x.transpose(0, 1) if self.form.layout == "NBH" else x
-        for block in self.blocks:
+        early = self.blocks[0](x)
+        x = early
+        for block in self.blocks[1:]:
             x = block(x)
-        x, rows = self.norm(x), 1 if self.form.layout == "BNH" else 0
+        x, rows = torch.cat([self.norm(x), early], -1), 1 if self.form.layout == "BNH" else 0
         patch_rows = x.narrow(rows, self.front, x.shape[rows] - self.front)
         return self.head(x), self.head(patch_rows.mean(rows)), self.head(x.select(rows, 0))
 
@@ -86,7 +91,7 @@ class TinyVit(nn.Module):
         x = x[None] if x.ndim == 2 else x
         every = torch.arange(x.shape[1]).expand(len(x), -1)
         state = run_layers(self.blocks, x, every, remove)
-        x = self.norm(state.hidden)
+        x = torch.cat([self.norm(state.hidden), state.layers[1].entered], -1)
         mean = self.head(x[:, self.front :].mean(1))
         return self.head(x), mean, self.head(x[:, 0]), state.places
 

@@ -21,14 +21,14 @@ def agree(
     folder: Path,
     tolerance: Tolerance | None = None,
     shapes: dict[str, dict[int, object]] | None = None,
-    other: dict[str, Tensor] | None = None,
+    *others: dict[str, Tensor],
 ) -> Counter[str]:
-    """Assert that both give the same on ``inputs`` (and ``other``); count the operators."""
+    """Assert that both give the same on ``inputs`` and ``others``; count the operators."""
     target = find("onnxruntime-cpu")
     with torch.no_grad():
         exported = export(module, (), inputs, dynamic_shapes=shapes).run_decompositions({})
     target.lower(exported, folder)
     run, reference = target.open(folder), runner_of(exported)
-    for given in (inputs, other or inputs):
+    for given in (inputs, *others):
         assert compare(reference(given), run(given), tolerance) == []
     return Counter(node.op_type for node in onnx.load(folder / "model.onnx").graph.node)

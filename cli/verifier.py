@@ -1,0 +1,153 @@
+"""Verifier: repeat the gates of a compile on an artifact folder as it lies there now.
+
+``files``      every file is what the manifest says
+``target``     what the target computes is what ``program.pt2`` computes, the same rows kept
+
+and with the archive it was made from:
+
+``structure``, ``identity``, ``selection``, ``oracle``   the plan applied to the original again
+``program``    ``program.pt2`` is that rewritten program
+
+Together they tie the lowered files to the original, whatever made the artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from tokopt.cli.inputs import example_inputs, fitting_inputs, inputs_needed
+from tokopt.cli.target_gate import against_target
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.facts import analyse
+from tokopt.ir.load import load
+from tokopt.ir.plan import Plan
+from tokopt.ir.program import Program
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.decompose import decompose
+from tokopt.passes.methods.registry import find_method
+from tokopt.passes.normalize import normalize
+from tokopt.passes.select import read_plan_text
+from tokopt.passes.validate import (
+    IDENTITY,
+    Checked,
+    Verdict,
+    relative_difference,
+    run_program,
+    validate,
+)
+from tokopt.targets import registry
+from tokopt.targets.artifact import PLAN
+from tokopt.targets.base import Target
+from tokopt.targets.hashing import check_files
+from tokopt.targets.manifest import Manifest, read_manifest
+from tokopt.targets.program_file import PROGRAM
+
+
+def verify(
+    folder: str | Path,
+    *,
+    against: str | Path | None = None,
+    inputs: str | Path | Mapping[str, Tensor] | None = None,
+    target: str | None = None,
+) -> list[Verdict]:
+    """Return every gate's verdict; after a file that changed, nothing else is opened.
+
+    ``against`` is the archive the artifact was made from; its example inputs serve where no
+    ``inputs`` are given.  Raises ``InputError`` where there is neither, where ``against`` is
+    another archive than the manifest's, and where ``folder`` is no artifact.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    changed = _changed_file(folder, manifest)
+    if not changed.passed:
+        return [changed]
+    runs_on = open_target(target or manifest.target, folder)
+    original = None if against is None else original_of(manifest, against)
+    given = _inputs(manifest, folder, inputs, original)
+    with torch.no_grad():
+        saved = load(folder / PROGRAM).main
+        checked = None if original is None else _again(original, folder)
+        gates = [changed]
+        if checked is not None:
+            gates += validate(checked, [given])
+            gates.append(_same_program(checked, saved, given))
+        names = [spec.name for spec in manifest.signature.outputs]
+        gates += against_target(runs_on, folder, checked, saved, given, names)
+    return gates
+
+
+def open_target(name: str, folder: Path) -> Target:
+    """Return a target that runs here; ``UnsupportedError`` says why it does not."""
+    chosen = registry.find(name)
+    reason = chosen.available()
+    if reason is not None:
+        raise UnsupportedError(
+            f"the artifact's target {name} is not available here: {reason}",
+            where=str(folder),
+            hint="an ONNX Runtime artifact also runs with --target onnxruntime-cpu",
+        )
+    return chosen
+
+
+def original_of(manifest: Manifest, against: str | Path) -> Program:
+    """Load the archive an artifact was made from.  ``InputError`` where it is another one."""
+    program = load(against)
+    if program.sha256 != manifest.input_sha256:
+        made_from = manifest.input_sha256 or "a program in memory"
+        raise InputError(
+            "the artifact was not made from this archive",
+            where=str(against),
+            expected=f"sha256 {made_from}, found {program.sha256}",
+            hint="give the very file that was compiled",
+        )
+    return program
+
+
+def _changed_file(folder: Path, manifest: Manifest) -> Verdict:
+    what = "the files, with the sha256 in the manifest"
+    try:
+        check_files(folder, {**manifest.files, **manifest.run.files})
+    except InputError as error:
+        return Verdict("files", False, what, message=f"{error.what}: {error.where}")
+    return Verdict("files", True, what)
+
+
+def _inputs(
+    manifest: Manifest,
+    folder: Path,
+    inputs: str | Path | Mapping[str, Tensor] | None,
+    original: Program | None,
+) -> dict[str, Tensor]:
+    """Return what the gates run on: artifacts carry no inputs of their own."""
+    if inputs is None and original is None:
+        raise inputs_needed(manifest.signature, str(folder), ", or --against the original")
+    if inputs is None:
+        assert original is not None
+        inputs = example_inputs(original.main)
+    return fitting_inputs(inputs, manifest.signature)
+
+
+def _again(original: Program, folder: Path) -> Checked:
+    """Apply the artifact's plan to the original once more."""
+    plan = Plan.from_toml(read_plan_text(str(folder / PLAN)), str(folder / PLAN))
+    normal = normalize(original.main)
+    return Checked(analyse(normal), plan, apply_plan(normal, plan, find_method), find_method)
+
+
+def _same_program(
+    checked: Checked, saved: ExportedProgram, inputs: Mapping[str, Tensor]
+) -> Verdict:
+    """Compare ``program.pt2`` with the plan applied again, kept rows and scores included."""
+    compared = f"{PROGRAM}, with {PLAN} applied to the original again"
+    wanted = run_program(decompose(checked.applied.exported), inputs)
+    got = run_program(saved, inputs)
+    if [(t.shape, t.dtype) for t in wanted] != [(t.shape, t.dtype) for t in got]:
+        return Verdict("program", False, compared, message="the outputs are of other shapes")
+    worst = max(relative_difference(a, b) for a, b in zip(wanted, got, strict=True))
+    message = "" if worst <= IDENTITY else f"the outputs differ by {worst:.3g}"
+    return Verdict("program", worst <= IDENTITY, compared, worst, IDENTITY, message)

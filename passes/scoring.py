@@ -1,0 +1,116 @@
+"""Scoring: trace a method's own score function into the graph, on taps of the graph's values.
+
+A layer before an earlier cut of the same stack had more rows than there are now: its taps are read
+at the rows that are left, its attention stays what it was, over the keys it had then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from tokopt.ir.axis import Axis
+from tokopt.ir.facts import TokenStack
+from tokopt.ir.layout import Layout, layout_of
+from tokopt.ir.plan import Stage
+from tokopt.ir.sites import Site
+from tokopt.passes.methods.method import LayerTap, Method, Taps
+from tokopt.passes.taps import TapRecipe, tap_recipe
+from tokopt.passes.workspace import Count, Workspace, aten
+
+
+@dataclass
+class StackState:
+    """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
+
+    ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
+    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
+    the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
+    int64 ``[B, K]`` over the stream rows before it.
+    """
+
+    rows: Count
+    visual: int
+    mask: fx.Node | None = None
+    origin: fx.Node | None = None
+    carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
+    cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
+
+
+def score_rows(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    stage: Stage,
+    method: Method,
+    state: StackState,
+    lead: tuple[Axis, ...],
+    seed: int,
+) -> fx.Node:
+    """Insert a method's score of the rows at a site, fp32 ``[B, N]``."""
+    carried, since = state.carried.get(stage.method, (None, 0))
+    recipes = _recipes(work, stack, range(since, site.depth), lead)
+    layout = _hidden_layout(work, site, lead)
+    operands: list[fx.Node] = [site.value]
+    operands += [n for n in (state.mask, carried) if n is not None]
+    left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
+    for recipe, rows in zip(recipes, left, strict=True):
+        operands += [*recipe.nodes, *([] if rows is None else [rows])]
+
+    def score(*tensors: Tensor) -> Tensor:
+        given = list(tensors)
+        hidden = layout.apply(given.pop(0)).squeeze(1)
+        candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
+        earlier = given.pop(0) if carried is not None else None
+        layers: list[LayerTap] = []
+        for recipe, rows in zip(recipes, left, strict=True):
+            tap = [given.pop(0) for _ in recipe.nodes]
+            layers.append(recipe.build(tap, None if rows is None else given.pop(0)))
+        taps = Taps(
+            layers=layers,
+            layer_count=len(stack.stack.layers),
+            candidates=candidates,
+            hidden=hidden,
+            carried=earlier,
+            relay=stack.relay,
+            keep=stage.keep,
+            seed=seed,
+            group=site.group,
+            options=stage.options,
+        )
+        return method.score(taps).float()
+
+    return work.splice(score, list(operands))
+
+
+def _recipes(
+    work: Workspace, stack: TokenStack, depths: range, lead: tuple[Axis, ...]
+) -> list[TapRecipe]:
+    layers = [layer for layer in stack.stack.layers if layer.depth in depths]
+    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
+    return [recipe for recipe in found if recipe is not None]
+
+
+def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None:
+    """Insert the rows of a layer that later cuts left, int64 ``[B, K]``; None where all are."""
+    left: fx.Node | None = None
+    for entered, rows in state.cuts:
+        if entered > depth:
+            left = rows if left is None else work.call(aten.gather.default, left, 1, rows)
+    return left
+
+
+def _hidden_layout(work: Workspace, site: Site, lead: tuple[Axis, ...]) -> Layout:
+    """Return the layout of the stream at a site, ``[B, 1, N, C]``."""
+    rank = len(work.axes[site.value])
+    features = max(d for d in range(rank) if d != site.dim)
+    return layout_of(site.value, work.facts.dims, lead, site.dim, features)
+
+
+def _span(stack: TokenStack, state: StackState, hidden: Tensor) -> Tensor:
+    """Return the candidates of a stack whose visual rows lie together behind learned rows."""
+    rows = torch.arange(hidden.shape[1], device=hidden.device)
+    span = (rows >= stack.protected) & (rows < stack.protected + state.visual)
+    return span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])

@@ -1,0 +1,89 @@
+"""Compile time by stage, and how analysis and rewriting grow with depth (tiny weights).
+
+    PYTHONPATH=src:. python testsuite/benchmarks/compile_time.py [--out FILE.json]
+
+Times are processor seconds of one thread (the machine may be busy), the least of three runs.
+``trace`` is what torch needs to functionalise the same program, for comparison: tokopt does it only
+where a graph writes in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from testsuite.zoo import handvit
+from torch.export import ExportedProgram
+
+from tokopt.ir.facts import analyse
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.methods.registry import find_method
+from tokopt.passes.normalize import normalize
+
+DEPTHS = (4, 8, 16, 32, 64)
+
+
+def seconds(work: Callable[[], Any], runs: int = 3) -> tuple[float, Any]:
+    """Return the least processor time of some runs, and the last result."""
+    best, result = float("inf"), None
+    for _ in range(runs):
+        start = time.process_time()
+        result = work()
+        best = min(best, time.process_time() - start)
+    return best, result
+
+
+def measure(exported: ExportedProgram, depth: int) -> dict[str, float]:
+    """Return processor seconds by stage for one program."""
+    normal_time, normal = seconds(lambda: normalize(exported))
+    analyse_time, facts = seconds(lambda: analyse(normal))
+    count = facts.stacks[0].count
+    stages = (
+        Stage(f"vision:{max(1, depth // 4)}", "random", count // 2),
+        Stage(f"vision:{depth // 2}", "vtc_cls", count // 4),
+    )
+    rewrite_time, _ = seconds(lambda: apply_plan(normal, Plan(stages), find_method))
+    trace_time, _ = seconds(lambda: exported.run_decompositions({}), runs=1)
+    return {
+        "layers": depth,
+        "nodes": len(normal.graph.nodes),
+        "normalize": round(normal_time, 3),
+        "analyse": round(analyse_time, 3),
+        "rewrite": round(rewrite_time, 3),
+        "analyse + rewrite": round(analyse_time + rewrite_time, 3),
+        "trace": round(trace_time, 3),
+    }
+
+
+def main() -> None:
+    """Measure every depth and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for depth in DEPTHS:
+        with torch.no_grad():
+            rows.append(measure(handvit.build(depth=depth).exported, depth))
+        print(rows[-1], flush=True)
+    if args.out:
+        report = {
+            "command": "python testsuite/benchmarks/compile_time.py",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, one thread of a busy two-core machine",
+            "rows": rows,
+        }
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
