@@ -121,6 +121,7 @@ class Stages:
             relay=placed.stack.relay,
             keep=placed.stage.keep,
             seed=self.seed,
+            group=rows.group,
         )
         try:
             score = placed.method.score(taps)
