@@ -147,6 +147,15 @@ def test_groups_leave_whole_and_stand_for_one_merged_row() -> None:
     assert "1/9" in str(error.value)
 
 
+def test_in_qwen_a_control_keeps_whole_groups_and_flowcut_goes_where_it_is_legal() -> None:
+    """The tower's windows bar FlowCut's early cuts; behind them 24 groups of 4 may leave."""
+    assert stages("qwen", "stride", 0.4) == [("vision:end", 36)]  # 9 of 24 rows
+    assert stages("qwen", "flowcut", 0.5) == [("decoder:1", 8)]
+    with pytest.raises(UnsupportedError, match="flowcut cannot be placed at vision:1") as error:
+        fit(analysed("qwen").facts, find_method("flowcut"), 0.5, role="vision")
+    assert "vision:3, vision:end" in str(error.value)
+
+
 def test_an_illegal_site_is_named_with_its_barrier_and_the_sites_that_remain() -> None:
     facts = barred(analysed("llava").facts, "vision:end")
     with pytest.raises(UnsupportedError) as error:
