@@ -26,7 +26,7 @@ PLANS = {
     "llava_dynamic": [LLAVA[6], LLAVA[8]],
     "qwen": [
         "vision:3 random 48",
-        "vision:3 flowcut 8",
+        "vision:3 stride 8",
         "vision:end stride 8",
         "decoder:2 fastv 12",
         "vision:3 stride 48, decoder:2 fastv 2",
