@@ -18,13 +18,19 @@ from tokopt.ir.axis import (
     split_factor,
     unify,
 )
-from tokopt.ir.lengths import product, same_length, total
+from tokopt.ir.lengths import is_longer, product, same_length, total
 
 S = sympy.Symbol("s", positive=True, integer=True)
 
 
 def joined(*parts: Axis) -> Axis:
     return Axis(total([p.root.length for p in parts]), parts=list(parts))
+
+
+def cut(axis: Axis, at: int) -> tuple[Axis, Axis]:
+    pieces = split(axis, at)
+    assert pieces is not None
+    return pieces
 
 
 def lengths(axes: list[Axis]) -> list[object]:
@@ -69,16 +75,23 @@ def test_a_boundary_that_a_symbol_leaves_open_is_not_cut() -> None:
 
 def test_a_split_is_made_once_and_found_again() -> None:
     axis = Axis(10)
-    head, tail = split(axis, 4)
-    again, _ = split(axis, 4)
-    assert again is head and lengths([head, tail]) == [4, 6]
-    first, rest = split(axis, 6)
+    head, tail = cut(axis, 4)
+    assert cut(axis, 4)[0] is head and lengths([head, tail]) == [4, 6]
+    first, rest = cut(axis, 6)
     assert lengths(axis.leaves()) == [4, 2, 4]
     assert first.leaves() == axis.leaves()[:2] and rest.root is axis.leaves()[2]
 
 
 def test_pieces_of_learned_rows_are_learned() -> None:
-    assert all(piece.learned for piece in split(Axis(3, learned=True), 1))
+    assert all(piece.learned for piece in cut(Axis(3, learned=True), 1))
+
+
+def test_a_boundary_that_may_lie_in_either_of_two_parts_is_not_made() -> None:
+    x = joined(front := Axis(S), back := Axis(9))
+    assert split(x, 5) is None and sliced(x, 5, 2) is None
+    assert x.leaves() == [front, back]
+    assert not align_parts([x], [Axis(5), Axis(S + 4)])
+    assert x.leaves() == [front, back]
 
 
 def test_a_slice_is_the_axis_of_its_rows() -> None:
@@ -164,7 +177,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps)
 def test_whatever_is_unified_pieces_fit_their_axis(program) -> None:  # type: ignore[no-untyped-def]
     pool = [Axis(4), Axis(6)]
@@ -209,3 +222,23 @@ def check(axis: Axis) -> None:
         for _, children, index in place.path:
             found = children[index].root
         assert found is piece.root
+
+
+pieces = st.lists(st.sampled_from([1, 2, 5, S, S + 3, 2 * S]), min_size=1, max_size=4)
+cuts = st.lists(st.tuples(pieces, pieces, st.integers(0, 12), st.integers(1, 4)), max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cuts)
+def test_no_boundary_is_made_that_some_size_puts_elsewhere(program) -> None:  # type: ignore[no-untyped-def]
+    pool: list[Axis] = []
+    for front, back, start, count in program:
+        a, b = (joined(*(Axis(n) for n in ns)) for ns in (front, back))
+        c = joined(a, b)
+        unify(joined(*(Axis(n) for n in sorted(back + front, key=str))), c)
+        sliced(c, start, count)
+        pool += [a, b, c]
+    for axis in pool:
+        assert same_length(total([leaf.length for leaf in axis.leaves()]), axis.root.length)
+        for piece in inside(axis):
+            assert is_longer(0, piece.length) is False
