@@ -20,11 +20,11 @@ from tokopt.ir.binding import bind
 from tokopt.ir.errors import GateError, InputError, InternalError
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
+from tokopt.ir.precision import full_precision
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
-from tokopt.passes.oracle.precision import full_precision
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
 

@@ -1,4 +1,4 @@
-"""Precision: the oracle computes in fp32 whatever the model's dtype.
+"""Precision: rewrites are judged in fp32 whatever the model's dtype.
 
 A wrong position id moves logits by about 2e-3, which hides under bf16 tolerances.
 """
