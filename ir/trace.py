@@ -86,6 +86,7 @@ def splice(
         fakes = [v.detach() if isinstance(v, torch.Tensor) else v for v in values]
         traced = make_fx(of_nodes)(*fakes)
     _drop_dead(traced.graph)
+    _sizes_first(traced.graph)
     placeholders = traced.graph.find_nodes(op="placeholder")
     copies: dict[fx.Node, Any] = dict(zip(placeholders, nodes, strict=True))
     for node in traced.graph.nodes:
@@ -104,6 +105,18 @@ def _drop_dead(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op in ("call_function", "get_attr") and not node.users:
             graph.erase_node(node)
+
+
+def _sizes_first(graph: fx.Graph) -> None:
+    """Move every size right behind the tensor it is read from.
+
+    Where the tracer first asks for a size depends on what fake tensors have cached: two traces of
+    one function would differ in order.
+    """
+    behind = max(graph.find_nodes(op="placeholder"), default=None)
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_size.int)[::-1]:
+        source = node.args[0]
+        (behind if source.op == "placeholder" and behind else source).append(node)
 
 
 def _literal(graph: fx.Graph, constant: torch.Tensor, mode: FakeTensorMode) -> fx.Node:

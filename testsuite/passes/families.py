@@ -1,16 +1,24 @@
-"""Zoo programs under plans, validated; exports and analyses are made once per test process."""
+"""Zoo programs under plans, validated and lowered; what is costly is made once per test process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from testsuite.passes.analysed import Analysed, analysed
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from tokopt.ir.plan import Outputs, Plan, Stage
-from tokopt.passes.apply_plan import Applied, apply_plan
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.validate import Checked, Verdict, validate
+from tokopt.targets.base import Runner, Target
+from tokopt.targets.registry import find
 
 GATES = {"structure", "identity", "selection", "oracle"}
 
@@ -23,7 +31,7 @@ def plan(text: str, *, seed: int = 0, outputs: Outputs = "full") -> Plan:
 
 def checked(family: Analysed, chosen: Plan) -> Checked:
     """Rewrite a family's program by a plan."""
-    applied: Applied = apply_plan(family.facts.exported, chosen, find_method)
+    applied = apply_plan(family.facts.exported, chosen, find_method)
     return Checked(family.facts, chosen, applied, find_method)
 
 
@@ -32,11 +40,44 @@ def every_input(family: Analysed) -> list[dict[str, Tensor]]:
     return [family.named(inputs) for inputs in family.sample.all_inputs]
 
 
-def failures(done: Checked, batches: list[Mapping[str, Tensor]] | list[dict[str, Tensor]]) -> str:
-    """Validate; return what failed in words, empty where nothing did.  Every gate must have run."""
-    verdicts: list[Verdict] = list(validate(done, batches))
-    assert {v.gate for v in verdicts} == GATES
-    return "; ".join(f"{v.gate}: {v.message}" for v in verdicts if not v.passed)
+def verdicts(done: Checked, batches: Sequence[Mapping[str, Tensor]]) -> list[Verdict]:
+    """Validate; every gate must have run."""
+    found = list(validate(done, batches))
+    assert {v.gate for v in found} == GATES
+    return found
 
 
-__all__ = ["Analysed", "analysed", "checked", "every_input", "failures", "plan"]
+def failures(done: Checked, batches: Sequence[Mapping[str, Tensor]]) -> str:
+    """Validate; return what failed in words, empty where nothing did."""
+    return "; ".join(f"{v.gate}: {v.message}" for v in verdicts(done, batches) if not v.passed)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A rewritten program on a target: its files, its output names, a runner."""
+
+    target: Target
+    folder: Path
+    family: Analysed
+    checked: Checked
+    program: ExportedProgram
+    names: list[str]
+    runner: Runner
+
+
+@functools.cache
+def rewritten(name: str, text: str) -> Checked:
+    """Return a family's program under a plan."""
+    return checked(analysed(name), plan(text))
+
+
+@functools.cache
+def lowered(name: str, text: str, target: str = "onnxruntime-cpu") -> Lowered:
+    """Return a family's program under a plan, lowered to a target."""
+    done, chosen = rewritten(name, text), find(target)
+    program = decompose(done.applied.exported)
+    traced = [f"trace.{i}.{w}" for i in range(len(done.plan.stages)) for w in ("kept", "scores")]
+    names = ["logits", *traced]
+    folder = Path(tempfile.mkdtemp(prefix="tokopt-test-"))
+    chosen.lower(program, folder, names)
+    return Lowered(chosen, folder, analysed(name), done, program, names, chosen.open(folder))

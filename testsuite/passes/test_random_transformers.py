@@ -1,4 +1,4 @@
-"""Property: a random transformer under a random plan computes what its oracle says, or is refused."""
+"""Property: a random transformer under a random plan computes what its oracle says."""
 
 from __future__ import annotations
 

@@ -1,0 +1,151 @@
+"""MACs: multiply-accumulates of a graph, counted node by node, and predicted for a plan.
+
+The prediction replaces row counts in the *original* program: where a stage's rows are short, a
+linear layer costs its rows, an attention its query rows times its key rows.  It knows nothing of
+what the rewriter inserts, so counting a rewritten program against it says whether rows are really
+gone or only masked; what the methods' scores cost is the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from tokopt.ir.axis import Axis, locate
+from tokopt.ir.binding import bind
+from tokopt.ir.dims import arguments_of, operator_name
+from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.lengths import length_of
+from tokopt.ir.plan import Plan
+from tokopt.ir.region import Barrier, plan_region
+from tokopt.passes.budget import rows_per_token
+from tokopt.passes.oracle.sizes import Sizes
+
+LEFT = {
+    "aten::matmul": "self",
+    "aten::mm": "self",
+    "aten::bmm": "self",
+    "aten::addmm": "mat1",
+    "aten::baddbmm": "batch1",
+}
+"""Products ``[…, m, k] x [k, n]``, and the argument that holds the left factor."""
+
+CONVOLUTIONS = {f"aten::{n}" for n in ("conv1d", "conv2d", "conv3d", "convolution")}
+ATTENTION = "aten::scaled_dot_product_attention"
+COUNTED = {*LEFT, *CONVOLUTIONS, ATTENTION, "aten::linear", "aten::einsum"}
+
+Shape = Callable[[fx.Node], Sequence[int]]
+
+
+def count_macs(exported: ExportedProgram, inputs: Mapping[str, Tensor]) -> int:
+    """Return the multiply-accumulates of one run; ``inputs`` give symbolic sizes their values."""
+    sizes = Sizes(exported, bind(exported, inputs))
+    return sum(_macs(node, lambda n: _shape(n, sizes)) for node in exported.graph.nodes)
+
+
+def predict_macs(facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]) -> int:
+    """Return what a plan should leave of the original's multiply-accumulates.
+
+    Raises ``UnsupportedError`` where a stage of the plan is not legal.
+    """
+    sizes = Sizes(facts.exported, bind(facts.exported, inputs))
+    cuts = _cuts(facts, plan, sizes)
+
+    def macs(node: fx.Node) -> int:
+        mine = [cut for cut in cuts if node in cut.short]
+
+        def shape(operand: fx.Node) -> list[int]:
+            found = list(_shape(operand, sizes))
+            for cut in mine:  # in data order: the last one holds
+                for dim, axis in enumerate(facts.dims.axes.get(operand, [])):
+                    found[dim] = cut.size(axis, sizes, found[dim])
+            return found
+
+        return _macs(node, shape)
+
+    return sum(macs(node) for node in facts.exported.graph.nodes)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """From a value on ``kept`` rows of ``tokens`` are left, in the calls ``short``."""
+
+    tokens: Axis
+    kept: int
+    short: frozenset[fx.Node]
+
+    def size(self, axis: Axis, sizes: Sizes, before: int) -> int:
+        """Return a dim's size behind the cut; as before where it does not hold the axis."""
+        place = locate(axis, self.tokens)
+        if place is None:
+            return before
+        count = self.kept
+        for kind, children, index in reversed(place.path):
+            others = [sizes.number(c.root.length) for i, c in enumerate(children) if i != index]
+            count = count + sum(others) if kind == "+" else count * prod(others)
+        return count
+
+
+def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
+    """Return the cuts of a plan in data order: towers, the drop at the merge, the decoder."""
+    staged = [(stage, *facts.find_site(stage.site)) for stage in plan.stages]
+    staged.sort(key=lambda found: (found[1].merge is not None, found[2].depth))
+    cuts: list[_Cut] = []
+    consumer = facts.consumer
+    for stage, stack, site in staged:
+        if stack is consumer and stack.merge is not None:
+            kept = _with_text(stack, stage.keep, sizes)
+        else:
+            kept = stage.keep // site.group
+        cuts.append(_cut(facts, stack, site.value, site.tokens, kept))
+        if stack is not consumer and consumer.merge is not None:
+            fed = int(stage.keep * rows_per_token(facts, stack, site))
+            merged = consumer.stack.stream.root
+            whole = _with_text(consumer, fed, sizes)
+            cuts.append(_cut(facts, consumer, consumer.merge.node, merged, whole))
+    return cuts
+
+
+def _with_text(stack: TokenStack, visual: int, sizes: Sizes) -> int:
+    rows = sizes.number(stack.stack.stream.root.length)
+    return int(rows - sizes.number(stack.count) + visual)
+
+
+def _cut(facts: Facts, stack: TokenStack, value: fx.Node, tokens: Axis, kept: int) -> _Cut:
+    graph, last = facts.exported.graph, stack.merge is not None
+    region = plan_region(graph, facts.dims, value, tokens, last_row_kept=last)
+    if isinstance(region, Barrier):
+        raise UnsupportedError(f"rows cannot be dropped here: {region}")
+    return _Cut(tokens, kept, frozenset(region.short))
+
+
+def _shape(node: fx.Node, sizes: Sizes) -> list[int]:
+    value = node.meta["val"]
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
+    return [int(sizes.number(length_of(size))) for size in shape]
+
+
+def _macs(node: fx.Node, shape: Shape) -> int:
+    """Return the multiply-accumulates of one call; 0 where it multiplies no matrices."""
+    if node.op != "call_function" or operator_name(node) not in COUNTED:
+        return 0
+    name, given, out = operator_name(node), arguments_of(node), shape(node)
+    if name == "aten::linear":
+        return prod(out) * shape(given["weight"])[-1]
+    if name in CONVOLUTIONS:
+        return prod(out) * prod(shape(given["weight"])[1:])
+    if name == ATTENTION:
+        query, value = shape(given["query"]), shape(given["value"])
+        return prod(out[:-1]) * value[-2] * (query[-1] + value[-1])
+    if name == "aten::einsum":
+        letters = given["equation"].split("->")[0].replace(" ", "").split(",")
+        known = zip(letters, given["tensors"], strict=True)
+        lengths = {x: n for term, t in known for x, n in zip(term, shape(t), strict=True)}
+        return prod(lengths.values())
+    return prod(out) * shape(given[LEFT[name]])[-1]
