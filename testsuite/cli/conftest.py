@@ -17,9 +17,9 @@ from tokopt.cli.main import main
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT of two layers, ``images [B,3,48,48] -> [B,10]``, 36 patches."""
+    """A ViT of one layer, ``images [B,3,48,48] -> [B,10]``, 36 patches."""
     path = tmp_path_factory.mktemp("archives") / "vit.pt2"
-    torch.export.save(handvit.build(dynamic=True, depth=2).exported, path)
+    torch.export.save(handvit.build(dynamic=True, depth=1).exported, path)
     return path
 
 

@@ -142,7 +142,7 @@ Tensors = dict[str, Tensor]
         (lambda t: {**t, "kind": t["kind"] + 1}, "0 to 1: cats, dogs"),
         (lambda t: {**t, "answer": t["answer"] + 10}, "0 to 9"),
         (lambda t: {**t, "images": t["images"] * torch.nan}, "holds NaN"),
-        (lambda t: {**t, "images": t["images"][:, :1]}, "float32 [batch, 3, 48, 48]"),
+        (lambda t: {**t, "images": t["images"][:, :1].contiguous()}, "float32 [batch, 3, 48, 48]"),
         (lambda t: {**t, "images": t["images"].half()}, "float16"),
     ],
 )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from testsuite.zoo import qwen2_5_vl
 from torch import Tensor
+from torch.export import ExportedProgram
 
+import tokopt
 from tokopt.cli.main import main
+from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.plan import Plan
+from tokopt.ir.program import Program
 
 Written = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
@@ -69,7 +74,7 @@ def test_options_that_cannot_be_met_are_refused(
         ("schema = 1", "schema = 9", 2, "another schema version"),
         ("keep = 18", "keep = 37", 2, "at most 36"),
         ('"stride"', '"strides"', 2, "did you mean stride?"),
-        ("vision:0", "vision:7", 3, "one of vision:0, vision:1, vision:end"),
+        ("vision:0", "vision:7", 3, "one of vision:0, vision:end"),
         ("vision:0", "decoder:0", 3, "there is no site 'decoder:0'"),
         ("[[stage]]", "[[stage]", 2, "not TOML"),
     ],
@@ -84,19 +89,20 @@ def test_plans_that_cannot_be_applied_are_refused(
     assert [path.name for path in place.iterdir()] == ["plan.toml"]
 
 
-def test_a_site_behind_a_barrier_is_refused_with_the_reason(tmp_path: Path, capfd: Capture) -> None:
-    archive = tmp_path / "windows.pt2"
-    torch.export.save(qwen2_5_vl.build().exported, archive)
-    Path("plan.toml").write_text(PLAN)
-    assert main(compiling(archive, "--plan", "plan.toml")) == 3
-    assert "vision:0" in capfd.readouterr().err
+def test_a_site_behind_a_barrier_is_refused_with_the_reason(
+    normal: Callable[[str], ExportedProgram], place: Path
+) -> None:
+    program = Program.of(normal("qwen2_5_vl"))  # windows of the tower are a barrier
+    with pytest.raises(UnsupportedError, match="vision:0") as caught:
+        tokopt.compile(program, place / "build", plan=Plan.from_toml(PLAN), target="eager")
+    assert caught.value.exit_code == 3 and list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda x: {"images": x.where(x < 2, torch.nan)}, "holds NaN"),
-        (lambda x: {"images": x[..., :40]}, "float32 [batch, 3, 48, 48]"),
+        (lambda x: {"images": x[..., :40].contiguous()}, "float32 [batch, 3, 48, 48]"),
         (lambda x: {"images": x.double()}, "does not change a dtype silently"),
         (lambda x: {"pictures": x}, "unknown input 'pictures'"),
         (lambda x: {}, "'images' is missing"),
@@ -147,10 +153,13 @@ def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_as_it_was
     assert Path("build/thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("stage", ["observe", "apply_plan", "validate", "save", "against_target"])
+@pytest.mark.parametrize("stage", ["observe", "save", "against_target"])
 def test_ctrl_c_leaves_what_was_there_before(
     archive: Path, built: Path, place: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     monkeypatch.setattr(f"tokopt.cli.compiler.{stage}", stop)
-    assert main(compiling(archive, "--budget", "0.5", "--method", "stride")) == 130
-    assert list(place.iterdir()) == []
+    shutil.copytree(built, "build")
+    assert main(compiling(archive, "--budget", "0.5", "--method", "random")) == 130
+    assert [path.name for path in place.iterdir()] == ["build"]
+    for path in built.iterdir():
+        assert Path("build", path.name).read_bytes() == path.read_bytes(), path.name
