@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sympy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sympy import srepr
 from torch.utils._sympy import functions as sizes
@@ -93,6 +93,7 @@ def grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @settings(max_examples=100, deadline=None)
 @given(st.recursive(leaves, grown, max_leaves=8))
 def test_a_random_size_is_the_same_after_printing_and_parsing(expression: sympy.Basic) -> None:
+    assume(not expression.has(sympy.ITE))  # sympy's own simplification; torch prints none
     assert parse_expression(srepr(expression)) == expression
 
 
