@@ -229,7 +229,12 @@ def _spread(
         for d, a in enumerate(dims.axes.get(o, []))
         if d not in holed.get(o, set()) and id(a.root) not in sources
     }
-    return {
+    moved = {
+        id(outs[0][m.out].root)  # an index may run along it and is whole: its rows are not
+        for m in uses.moves
+        if m.out is not None and m.dim in holed.get(m.operand, ())
+    }
+    return moved | {
         id(axis.root)
         for axes in outs
         for axis in axes

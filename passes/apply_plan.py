@@ -27,7 +27,7 @@ from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
 from tokopt.passes.scoring import StackState
 from tokopt.passes.series import Series
-from tokopt.passes.stage import Inserted, insert_stage
+from tokopt.passes.stage import Inserted, insert_stage, refuse_barrier
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"
@@ -85,6 +85,7 @@ def _in_data_order(
                 f"{stage.method} cannot be placed at {stage.site}",
                 expected="a stack of role " + " or ".join(sorted(roles)),
             )
+        refuse_barrier(stack, site)
         grouped[stack.role].append((position, stage, site))
     for members in grouped.values():
         members.sort(key=lambda member: member[2].depth)

@@ -42,7 +42,7 @@ def insert_stage(
     seed: int,
 ) -> tuple[Inserted, Cut]:
     """Insert one stage's scores and selection in place; return its trace and the cut to make."""
-    _check(stage, site, stack, state)
+    _check(stage, site, state)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     with work.after(site.value):
         scores = score_rows(work, stack, site, stage, method, state, lead, seed)
@@ -57,7 +57,8 @@ def insert_stage(
     return Inserted(kept, scores), cut
 
 
-def _check(stage: Stage, site: Site, stack: TokenStack, state: StackState) -> None:
+def refuse_barrier(stack: TokenStack, site: Site) -> None:
+    """Refuse a site that is not legal, naming the node and the sites that are."""
     if site.barrier is not None:
         legal = ", ".join(s.name for s in stack.sites if s.legal) or "none"
         raise UnsupportedError(
@@ -65,6 +66,9 @@ def _check(stage: Stage, site: Site, stack: TokenStack, state: StackState) -> No
             expected=f"a legal site of this stack: {legal}",
             hint="tokopt inspect lists sites and barriers",
         )
+
+
+def _check(stage: Stage, site: Site, state: StackState) -> None:
     if stage.keep % site.group:
         raise UnsupportedError(
             f"keep = {stage.keep} at {site.name}, where rows leave in groups of {site.group}",

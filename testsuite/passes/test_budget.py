@@ -95,11 +95,11 @@ def test_qwen_merges_four_patches_into_one_row() -> None:
 
 
 def test_a_stage_that_breaks_a_group_is_refused() -> None:
-    facts = grouped(analysed("llava").facts)
+    facts = grouped(analysed("llava").facts, group=8)
     assert visual_rows(facts, plan(("vision:end", 8))) == (2, 2, 2, 2)
-    with pytest.raises(InputError, match="keep = 9") as error:
-        visual_rows(facts, plan(("vision:end", 9)))
-    assert "a multiple of 4" in str(error.value)
+    with pytest.raises(InputError, match="keep = 12") as error:  # 3 merged rows, 1½ groups
+        visual_rows(facts, plan(("vision:end", 12)))
+    assert "a multiple of 8" in str(error.value)
 
 
 def test_a_stage_that_leaves_part_of_a_merged_row_is_refused() -> None:

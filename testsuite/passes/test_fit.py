@@ -137,6 +137,8 @@ def test_what_a_method_lacks_is_said_with_a_way_out() -> None:
 
 def test_groups_leave_whole_and_stand_for_one_merged_row() -> None:
     """As in Qwen's tower: four patches become one row of the decoder, 36 patches 9 rows."""
+    loose = grouped(analysed("llava").facts, group=1)  # a barrier less, yet 4 make one row
+    assert fit(loose, find_method("stride"), 0.4).plan.stages[0].keep == 12
     facts = grouped(analysed("llava").facts)
     for method in ("stride", "flowcut", "vtc_cls"):
         fitted = fit(facts, find_method(method), 0.4)  # 3.6 of 9 rows
