@@ -153,7 +153,7 @@ def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_as_it_was
     assert Path("build/thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("stage", ["observe", "save", "against_target"])
+@pytest.mark.parametrize("stage", ["observe", "save_program", "against_target"])
 def test_ctrl_c_leaves_what_was_there_before(
     archive: Path, built: Path, place: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
