@@ -16,10 +16,13 @@ from filecheck.finput import FInput
 from filecheck.matcher import Matcher
 from filecheck.options import Options
 from filecheck.parser import Parser, pattern_for_opts
+from hypothesis import settings
 from torch.export import ExportedProgram
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes
 torch.set_num_threads(1)
+settings.register_profile("repeatable", derandomize=True)  # a red run is a change, not chance
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
