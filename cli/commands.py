@@ -23,6 +23,11 @@ EPILOG = """\
 exit codes:
   0 done   1 a gate failed   2 usage or input   3 graph not supported   4 budget infeasible
   5 a bug of tokopt   130 interrupted   141 the reader of the output went away
+
+environment:
+  TOKOPT_DUMP=DIR      write the program before and after every pass, and the differences
+  TOKOPT_VERIFY=0      do not check the graph after every pass
+  TOKOPT_TRACEBACK=1   show tracebacks and the warnings of libraries
 """
 
 

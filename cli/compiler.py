@@ -25,7 +25,6 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Outputs, Plan
 from tokopt.ir.program import Program
-from tokopt.ir.save import save
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, report_budget
 from tokopt.passes.decompose import decompose
@@ -47,10 +46,9 @@ from tokopt.targets.manifest import (
     Manifest,
     Run,
 )
+from tokopt.targets.program_file import save_program
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
-
-PROGRAM = "program.pt2"
 
 
 @dataclass
@@ -156,7 +154,7 @@ def compile(
         names = output_names(exported, len(plan.stages))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
             chosen.lower(final, draft, names)
-        save(Program({program.main_name: _bare(final)}), draft / PROGRAM)
+        save_program(Program({program.main_name: final}), draft)
         (draft / PLAN).write_text(plan.to_toml(), encoding="utf-8")
         with clock.stage("verify the target"):
             verdicts += against_target(chosen, draft, checked, final, given, names)
@@ -206,13 +204,6 @@ def output_names(exported: torch.export.ExportedProgram, stages: int) -> list[st
     original = [spec.name for spec in signature_of(exported).outputs]
     traced = [f"{TRACE}{i}.{what}" for i in range(stages) for what in ("kept", "scores")]
     return [*original, *traced]
-
-
-def _bare(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return the program without example inputs: they are the user's data."""
-    fresh = exported._update(exported.graph_module, exported.graph_signature)
-    fresh._example_inputs = None
-    return fresh
 
 
 def _gate(verdict: Verdict) -> GateResult:

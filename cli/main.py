@@ -59,7 +59,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Send what is still buffered nowhere, or Python complains of it at exit."""
+    """Send what is still buffered nowhere: Python flushes again at exit (its docs, on SIGPIPE)."""
     with suppress(io.UnsupportedOperation):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 
-COLUMNS = ("name", "paper", "placed in", "needs", "calibrated in", "options", "what it keeps")
+COLUMNS = ("name", "paper", "placed in", "needs")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,9 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([describe(method) for method in METHODS.values()], indent=2))
         return 0
-    table = Table(*COLUMNS, box=None)
+    table = Table(box=None)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True)
+    table.add_column("what it is")
     for method in METHODS.values():
-        table.add_row(*(_text(value) for value in describe(method).values()))
+        placed, needs = ", ".join(sorted(method.roles)), ", ".join(sorted(method.needs))
+        table.add_row(method.name, method.paper, placed, needs, _about(method))
     Console().print(table)
     return 0
 
@@ -47,7 +51,10 @@ def describe(method: Method) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={default}" for key, default in value.items())
-    return ", ".join(value) if isinstance(value, list) else str(value)
+def _about(method: Method) -> str:
+    text = method.notes
+    if method.options:
+        text += f" (options: {', '.join(f'{k} = {v}' for k, v in method.options.items())})"
+    if method.calibrated:
+        text += "; calibrated by --inputs"
+    return text

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from tokopt.passes.oracle.oracle import run_oracle
 from tokopt.passes.validate import (
     ORACLE,
+    TIE,
     Checked,
     Verdict,
     alive_rows,
@@ -25,6 +26,7 @@ from tokopt.passes.validate import (
     run_program,
 )
 from tokopt.targets.base import Target
+from tokopt.targets.compare import TOLERANCES
 from tokopt.targets.runtime import TRACE
 
 
@@ -47,10 +49,11 @@ def against_target(
         return
     kept = [name for name in names if name.startswith(TRACE) and name.endswith(".kept")]
     outputs = [name for name in names if not name.startswith(TRACE)]
+    allowed = max(_allowed(wanted[name]) for name in outputs)
     if all(bool((wanted[name] == got[name]).all()) for name in kept):
         worst = max(relative_difference(wanted[name], got[name]) for name in outputs)
-        message = "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}"
-        yield Verdict("target", worst <= ORACLE, compared, worst, ORACLE, message)
+        message = "" if worst <= allowed else f"the outputs differ by {worst:.3g}"
+        yield Verdict("target", worst <= allowed, compared, worst, allowed, message)
         return
     if checked is None:
         message = "other rows are kept; whether that is a near-tie only the original can tell"
@@ -58,5 +61,13 @@ def against_target(
         return
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(got[n], c.alive) for n, c in zip(kept, free.stages, strict=True)]
-    for verdict in judge(checked, inputs, [got[n] for n in outputs], alive, free, target.name):
+    found = [got[n] for n in outputs]
+    tie = TIE if allowed <= ORACLE else allowed
+    for verdict in judge(checked, inputs, found, alive, free, target.name, allowed, tie):
         yield replace(verdict, gate=f"target {verdict.gate}")
+
+
+def _allowed(output: Tensor) -> float:
+    """Return the relative difference allowed between targets for an output's dtype."""
+    known = TOLERANCES.get(output.dtype)
+    return ORACLE if known is None else max(ORACLE, known.relative)

@@ -51,7 +51,8 @@ def plain(gate: Verdict | GateResult) -> dict[str, Any]:
     """Return a verdict as JSON can hold it: a difference that is no number is None."""
     difference = gate.max_difference
     finite = difference is not None and math.isfinite(difference)
-    return {**vars(gate), "max_difference": difference if finite else None}
+    data = {**vars(gate), "max_difference": difference if finite else None}
+    return {"note": data.pop("message", ""), **data}
 
 
 def show_table(gates: list[Verdict]) -> None:

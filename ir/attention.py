@@ -22,6 +22,7 @@ PASSING = frozenset(
     f"aten::{name}"
     for name in (
         "mul div add sub to _to_copy clone masked_fill where dropout view _unsafe_view reshape "
+        "flatten unflatten view_as "
         "expand tanh type_as alias native_dropout unsqueeze squeeze contiguous maximum clamp"
     ).split()
 )

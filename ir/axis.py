@@ -78,19 +78,19 @@ def align_parts(xs: Sequence[Axis], ys: Sequence[Axis]) -> bool:
         longer = is_longer(x.length, y.length)
         if longer is None:
             return False
-        if longer:
-            head, tail = split(x, y.length)
-            unify(head, y)
-            left.append(tail)
-        else:
-            head, tail = split(y, x.length)
-            unify(x, head)
-            right.append(tail)
+        pieces = split(x, y.length) if longer else split(y, x.length)
+        if pieces is None:
+            return False
+        unify(pieces[0], y if longer else x)
+        (left if longer else right).append(pieces[1])
     return True
 
 
-def split(axis: Axis, at: Length) -> tuple[Axis, Axis]:
-    """Refine an axis into the first ``at`` rows and the rest; ``0 < at < length`` must hold."""
+def split(axis: Axis, at: Length) -> tuple[Axis, Axis] | None:
+    """Refine an axis into the first ``at`` rows and the rest; ``0 < at < length`` must hold.
+
+    None where a symbol leaves open which of the known parts the boundary lies in.
+    """
     axis = axis.root
     rest = minus(axis.length, at)
     if not axis.parts:
@@ -101,10 +101,14 @@ def split(axis: Axis, at: Length) -> tuple[Axis, Axis]:
     left = at
     while tail and not same_length(left, 0):
         part = tail.pop(0)
-        if is_longer(part.length, left):
-            first, second = split(part, left)
-            head.append(first)
-            tail.insert(0, second)
+        longer = is_longer(part.length, left)
+        if longer is None:
+            return None
+        if longer:
+            if (pieces := split(part, left)) is None:
+                return None
+            head.append(pieces[0])
+            tail.insert(0, pieces[1])
             break
         head.append(part)
         left = minus(left, part.length)
@@ -122,13 +126,13 @@ def sliced(axis: Axis, start: Length, length: Length) -> Axis | None:
         return axis
     end_left = minus(minus(axis.length, start), length)
     if is_longer(start, 0):
-        if is_longer(axis.length, start) is not True:
+        if is_longer(axis.length, start) is not True or (pieces := split(axis, start)) is None:
             return None
-        axis = split(axis, start)[1].root
+        axis = pieces[1].root
     if is_longer(end_left, 0):
-        if is_longer(axis.length, length) is not True:
+        if is_longer(axis.length, length) is not True or (pieces := split(axis, length)) is None:
             return None
-        axis = split(axis, length)[0].root
+        axis = pieces[0].root
     return axis if same_length(axis.length, length) else None
 
 

@@ -141,5 +141,6 @@ def describe(node: fx.Node) -> str:
     trace = node.meta.get("stack_trace")
     if trace:
         lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File")]
-        text += f" at {lines[-1]}" if lines else ""
+        own = [line for line in lines if "/torch/nn/" not in line] or lines  # who calls nn.Linear
+        text += f" at {own[-1]}" if own else ""
     return text

@@ -25,6 +25,7 @@ from tokopt.ir.archive import CONSTANTS, INPUTS, MODELS, WEIGHTS
 from tokopt.ir.archive_inputs import check_inputs
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.program import Program
+from tokopt.ir.torch_writing import writing
 
 
 def save(program: Program, path: str | Path) -> None:
@@ -36,7 +37,7 @@ def save(program: Program, path: str | Path) -> None:
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
+        with writing(beside) as file:
             _write(program, file)
         os.replace(beside, path)
     except OSError as error:

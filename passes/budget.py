@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.facts import Facts, Merge, TokenStack
 from tokopt.ir.lengths import Length
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.region import Region, plan_region
@@ -80,15 +80,15 @@ def row_count(stack: TokenStack) -> int:
 def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
     """Return how many visual rows of the consumer one row of a stack stands for.
 
-    1 in the consumer itself.  A tower's rows count where, dropped at ``site``, they leave holes in
-    the merge with the text; other towers (say, one behind a query transformer) are refused.
+    1 in the consumer itself.  A tower's rows count where, dropped at ``site``, they reach the merge
+    with the text as holes; other towers (say, one behind a query transformer) are refused.
     """
     consumer = facts.consumer
     if stack is consumer:
         return Fraction(1)
     region = plan_region(facts.exported.graph, facts.dims, site.value, site.tokens)
     merge = consumer.merge
-    if merge is None or not isinstance(region, Region) or merge.node not in region.merges:
+    if merge is None or not isinstance(region, Region) or not _arrives(facts, region, merge):
         raise UnsupportedError(
             f"dropping rows at {site.name} does not shorten {consumer.role}",
             expected=f"a site in {consumer.role}, or in a tower whose rows are merged into it",
@@ -105,6 +105,12 @@ def _in_data_order(facts: Facts, plan: Plan) -> list[tuple[Stage, TokenStack, Si
         if before == after:
             raise InputError(f"two stages are placed at {after.name}", where="plan")
     return found
+
+
+def _arrives(facts: Facts, region: Region, merge: Merge) -> bool:
+    """Return whether dropped rows come to the merge: at once, or put back as holes on the way."""
+    on_the_way = (facts.dependence.reaches(user, merge.source) for user, _ in region.restores)
+    return merge.node in region.merges or any(on_the_way)
 
 
 def _constant(count: Length, stack: TokenStack) -> int:

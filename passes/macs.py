@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.axis import Axis, locate
+from tokopt.ir.binding import bind
 from tokopt.ir.dims import arguments_of, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
@@ -24,7 +25,7 @@ from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
 from tokopt.ir.region import Barrier, plan_region
 from tokopt.passes.budget import rows_per_token
-from tokopt.passes.oracle.binding import Sizes, bind
+from tokopt.passes.oracle.sizes import Sizes
 
 LEFT = {
     "aten::matmul": "self",

@@ -6,14 +6,15 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
-from tokopt.ir.axis import Axis
+from tokopt.ir.axis import Axis, locate
 from tokopt.ir.facts import TokenStack
-from tokopt.ir.layout import Layout, layout_of
+from tokopt.ir.layout import layout_of
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import LayerTap, Method, Taps
@@ -52,7 +53,7 @@ def score_rows(
     """Insert a method's score of the rows at a site, fp32 ``[B, N]``."""
     carried, since = state.carried.get(stage.method, (None, 0))
     recipes = _recipes(work, stack, range(since, site.depth), lead)
-    layout = _hidden_layout(work, site, lead)
+    see = _hidden(work, stack, site, lead, state)
     operands: list[fx.Node] = [site.value]
     operands += [n for n in (state.mask, carried) if n is not None]
     left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
@@ -61,7 +62,7 @@ def score_rows(
 
     def score(*tensors: Tensor) -> Tensor:
         given = list(tensors)
-        hidden = layout.apply(given.pop(0)).squeeze(1)
+        hidden = see(given.pop(0))
         candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
         earlier = given.pop(0) if carried is not None else None
         layers: list[LayerTap] = []
@@ -102,11 +103,26 @@ def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None
     return left
 
 
-def _hidden_layout(work: Workspace, site: Site, lead: tuple[Axis, ...]) -> Layout:
-    """Return the layout of the stream at a site, ``[B, 1, N, C]``."""
-    rank = len(work.axes[site.value])
-    features = max(d for d in range(rank) if d != site.dim)
-    return layout_of(site.value, work.facts.dims, lead, site.dim, features)
+def _hidden(
+    work: Workspace,
+    stack: TokenStack,
+    site: Site,
+    lead: tuple[Axis, ...],
+    state: StackState,
+) -> Callable[[Tensor], Tensor]:
+    """Return how to see the stream at a site as ``[B, N, C]``."""
+    axes = work.axes[site.value]
+    inside = [axis for axis in lead if axis.root is not axes[site.dim].root]
+    if any(locate(axes[site.dim], axis) is not None for axis in inside):
+        rows = stack.protected + state.visual  # flattened: items and rows share a dim
+        return lambda tensor: (
+            tensor.unflatten(site.dim, (-1, rows))
+            .movedim((site.dim, site.dim + 1), (0, 1))
+            .flatten(2)
+        )
+    features = max(d for d in range(len(axes)) if d != site.dim)
+    layout = layout_of(site.value, work.facts.dims, lead, site.dim, features)
+    return lambda tensor: layout.apply(tensor).squeeze(1)
 
 
 def _span(stack: TokenStack, state: StackState, hidden: Tensor) -> Tensor:

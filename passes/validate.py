@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +21,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
+from tokopt.ir.precision import full_precision
 from tokopt.ir.structure import structural_faults
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
@@ -65,11 +67,22 @@ def validate(checked: Checked, batches: Sequence[Mapping[str, Tensor]]) -> Itera
         yield from _against_oracle(checked, inputs)
 
 
-def run_program(exported: ExportedProgram, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Run a program on named inputs in torch; return its outputs in order."""
+def run_program(
+    exported: ExportedProgram, inputs: Mapping[str, Tensor], *, full: bool = False
+) -> list[Tensor]:
+    """Run a program on named inputs in torch; ``full``: half dtypes are computed in fp32."""
+    values = bind(exported, inputs)
     with torch.no_grad():
-        results = fx.Interpreter(exported.graph_module).run(*bind(exported, inputs))
-    return list(results)
+        if full:
+            return list(_FullPrecision(exported.graph_module).run(*full_precision(values)))
+        return list(fx.Interpreter(exported.graph_module).run(*values))
+
+
+class _FullPrecision(fx.Interpreter):
+    """Runs a graph with fp32 in place of every half dtype."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(target, full_precision(args), full_precision(kwargs))
 
 
 def split_trace(checked: Checked, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -91,8 +104,8 @@ def _neutral(checked: Checked) -> ExportedProgram:
 
 
 def _identity(checked: Checked, neutral: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
-    reference = run_program(checked.facts.exported, inputs)
-    results = run_program(neutral, inputs)[: len(reference)]
+    reference = run_program(checked.facts.exported, inputs, full=True)
+    results = run_program(neutral, inputs, full=True)[: len(reference)]
     worst = 0.0
     for wanted, got in zip(reference, results, strict=True):
         if got.shape != wanted.shape:
@@ -115,7 +128,7 @@ def relative_difference(wanted: Tensor, got: Tensor) -> float:
 
 
 def _against_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
-    outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs))
+    outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs, full=True))
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(rows, c.alive) for rows, c in zip(kept, free.stages, strict=True)]
     yield from judge(checked, inputs, outputs, alive, free, "the rewritten program")
@@ -133,25 +146,27 @@ def judge(
     alive: Sequence[Tensor],
     free: OracleResult,
     what: str,
+    tolerance: float = ORACLE,
+    tie: float = TIE,
 ) -> Iterator[Verdict]:
     """Yield the verdicts on someone's choices and outputs against the oracle's."""
     same = all(bool((a == c.alive).all()) for a, c in zip(alive, free.stages, strict=True))
     oracle = free
     if not same:  # near-ties: judge the outputs on the choices that were made
         oracle = run_oracle(checked.facts, checked.plan, inputs, checked.methods, alive)
-    lines = compare_selection(oracle, alive, TIE)
+    lines = compare_selection(oracle, alive, tie)
     chose = f"rows kept by {what}, with the oracle's"
     yield Verdict("selection", not lines, chose, message="; ".join(lines[:3]))
     names = list(oracle.outputs)
     given = dict(zip(names, outputs, strict=True))
-    difference = compare_outputs(oracle.outputs, given, ORACLE)
+    difference = compare_outputs(oracle.outputs, given, tolerance)
     worst = max((_masked_difference(oracle.outputs[n], given[n]) for n in names), default=0.0)
     yield Verdict(
         "oracle",
         difference is None,
         f"{what}, with the original run with dropped rows masked",
         worst,
-        ORACLE,
+        tolerance,
         "" if difference is None else str(difference),
     )
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.pt2_archive._package import package_pt2
 
 from tokopt.ir.program import Program
+from tokopt.ir.save import save
 from tokopt.targets.quiet import quiet
-from tokopt.targets.torch_writing import writing
 
 PROGRAM = "program.pt2"
 PRIVATE = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
@@ -24,8 +23,8 @@ PRIVATE = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
 
 def save_program(program: Program, folder: Path) -> str:
     """Write ``program.pt2`` into ``folder``; return its name.  ``OSError`` for a full disk."""
-    with quiet(), writing(folder / PROGRAM) as file, _bare(list(program.graphs.values())):
-        package_pt2(file, exported_programs=dict(program.graphs))
+    with quiet(), _bare(list(program.graphs.values())):
+        save(program, folder / PROGRAM)
     return PROGRAM
 
 

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import io
+import os
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,7 @@ from filecheck.options import Options
 from filecheck.parser import Parser, pattern_for_opts
 from torch.export import ExportedProgram
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes
 torch.set_num_threads(1)
 
 

@@ -40,8 +40,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".*", "__pycache__", "testsuite", "build", "dist", "*.egg-info"
     )
     shutil.copytree(REPOSITORY, copy, symlinks=True, ignore=ignored)
-    if not (copy / "README.md").exists():  # it is written last
-        (copy / "README.md").write_text("")
     out = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
     ran(*pip, "--wheel-dir", out, copy, cwd=out)

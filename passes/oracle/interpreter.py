@@ -19,7 +19,7 @@ from torch._ops import OpOverload
 from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts
-from tokopt.passes.oracle.binding import full_precision
+from tokopt.ir.precision import full_precision
 from tokopt.passes.oracle.dead import Marked, has_dead
 from tokopt.passes.oracle.operation import ANY_STRIDES, operation_of
 from tokopt.passes.oracle.row_dims import RowDims

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.export.graph_signature import OutputKind, TensorArgument
 
+from tokopt.ir.binding import bind
 from tokopt.ir.errors import GateError, InputError, InternalError
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
+from tokopt.ir.precision import full_precision
 from tokopt.passes.methods.method import Method
-from tokopt.passes.oracle.binding import Sizes, bind, output_names
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
+from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
 
 
@@ -63,7 +66,7 @@ def run_oracle(
     Raises ``InputError`` (inputs), ``GateError`` (the original itself computes NaN) and
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
-    values = bind(facts.exported, inputs)
+    values = full_precision(bind(facts.exported, inputs))
     original = _interpret(facts, values, None)
     _refuse_nan(original, inputs)
     placed = place_stages(facts, plan, methods)
@@ -82,8 +85,12 @@ def _interpret(facts: Facts, values: list[object], stages: Stages | None) -> dic
     if stages is not None:
         stages.seen = interpreter.seen
     results = interpreter.execute(values)
-    named = {name: results[position] for position, name in output_names(facts.exported)}
-    return {name: _shown(value) for name, value in named.items()}
+    specs = facts.exported.graph_signature.output_specs
+    return {
+        spec.arg.name: _shown(value)
+        for spec, value in zip(specs, results, strict=True)
+        if spec.kind is OutputKind.USER_OUTPUT and isinstance(spec.arg, TensorArgument)
+    }
 
 
 def _shown(value: Tensor | Marked) -> Tensor:

@@ -85,8 +85,6 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
 def _check(stage: Stage, site: Site) -> None:
     if site.barrier is not None:
         raise UnsupportedError(f"no stage can be placed at {site.name}: {site.barrier}")
-    if stage.options:
-        raise UnsupportedError(f"the masked oracle does not know options (of {stage.method})")
     if stage.keep % site.group:
         raise InputError(
             f"keep = {stage.keep} at {site.name}",

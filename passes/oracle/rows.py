@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import UnsupportedError
-from tokopt.passes.oracle.binding import Sizes
+from tokopt.passes.oracle.sizes import Sizes
 
 
 @dataclass(frozen=True)

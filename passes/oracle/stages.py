@@ -12,10 +12,10 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.passes.methods.method import Taps
-from tokopt.passes.oracle.binding import Sizes
 from tokopt.passes.oracle.choose import choose_rows, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
+from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.taps import TapReader
 from tokopt.passes.oracle.visual import visual_rows
 
@@ -62,6 +62,7 @@ class Stages:
         items = rows.items(value)
         shape = (items.shape[0], items.shape[1])
         visual = visual_rows(placed.stack, rows, shape, self.dims, self.seen, self.sizes)
+        visual = visual.to(items.device)
         alive = self._alive(placed, items, visual)
         candidates = alive & visual
         if placed.stack.merge is not None:  # the next token comes from the last row
@@ -121,7 +122,8 @@ class Stages:
             relay=placed.stack.relay,
             keep=placed.stage.keep,
             seed=self.seed,
-            group=rows.group,
+            group=placed.site.group,
+            options=placed.stage.options,
         )
         try:
             score = placed.method.score(taps)

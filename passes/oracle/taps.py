@@ -81,7 +81,8 @@ class TapReader:
 
     def _one(self, full: Tensor, q: int) -> Tensor:
         """Return row ``q`` of those alive of ``[B, H, N, X]``: ``[B, H, X]``."""
-        return full[torch.arange(len(full)), :, self.alive[:, q]]
+        items = torch.arange(len(full), device=full.device)
+        return full[items, :, self.alive[:, q]]
 
     def _row(self, attention: Attention) -> Callable[[int], Tensor]:
         """Return the reader of probabilities that the graph spells out."""

@@ -12,8 +12,8 @@ from tokopt.ir.axis import locate
 from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
-from tokopt.passes.oracle.binding import Sizes
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
+from tokopt.passes.oracle.sizes import Sizes
 
 
 def visual_rows(

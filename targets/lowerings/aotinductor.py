@@ -19,13 +19,13 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.torch_writing import writing
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import arguments
 from tokopt.targets.examples import example_tensors
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
-from tokopt.targets.torch_writing import writing
 
 PACKAGE = "model.aoti.pt2"
 

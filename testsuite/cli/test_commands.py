@@ -1,8 +1,11 @@
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 from testsuite.cli import fake_command
 
+import tokopt
 from tokopt.cli.commands import find_commands, make_parser
 from tokopt.cli.main import main
 from tokopt.cli.versions import versions
@@ -49,3 +52,14 @@ def test_version_says_what_a_report_needs(capsys: pytest.CaptureFixture[str]) ->
     import torch
 
     assert lines["torch"] == torch.__version__
+
+
+def test_help_lists_every_variable_that_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(tokopt.__file__).parent
+    sources = [
+        p.read_text() for layer in ("ir", "passes", "cli") for p in (root / layer).rglob("*.py")
+    ]
+    read = {name for text in sources for name in re.findall(r'"(TOKOPT_[A-Z_]+)"', text)}
+    main(["--help"])
+    shown = set(re.findall(r"TOKOPT_[A-Z_]+", capsys.readouterr().out))
+    assert "TOKOPT_DUMP" in read and read == shown

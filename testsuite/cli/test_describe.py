@@ -68,6 +68,28 @@ def test_a_program_without_stacks_is_described_and_has_no_budget() -> None:
     )
 
 
+class Windowed(nn.Module):
+    """One layer whose windows are folded into the batch: ``[B,16,8] -> [4B,4,8]``, 2 heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv = nn.Linear(3, 8), nn.Linear(8, 24)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.embed(pixels)
+        q, k, v = self.qkv(x).view(-1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + mixed.transpose(1, 2).reshape(pixels.shape[0], 16, 8)
+
+
+def test_windows_folded_into_the_batch_are_counted() -> None:
+    exported = export(Windowed().eval(), (torch.ones(2, 16, 3),))
+    (stack,) = described(normalize(exported))["stacks"]
+    (layer,) = stack["layers"]
+    assert (stack["rows"], layer["windows"], layer["keys"]) == (16, 4, 4)
+    assert (layer["heads"], layer["width"]) == (2, 4)
+
+
 def test_free_sizes_are_texts_with_bounds(normal: Normal) -> None:
     from testsuite.zoo import handvit
 

@@ -261,6 +261,7 @@ sys.exit(main(["fake"]))
 def started(body: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS.format(body=body)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -279,13 +280,17 @@ def test_a_signal_cleans_up_and_is_130(number: signal.Signals) -> None:
     assert err == "cleaned up\ninterrupted\n"
 
 
-def test_a_reader_that_went_away_is_141_and_silent() -> None:
-    process = started("[print('x' * 100) for _ in range(100_000)]")
-    assert process.stdout is not None and process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=30) == 141
-    assert process.stderr is not None and process.stderr.read() == "cleaned up\n"
-    process.stderr.close()
+@pytest.mark.parametrize("amount", [1, 100_000])
+def test_a_reader_that_went_away_is_141_and_silent(amount: int) -> None:
+    body = "print('ready', flush=True); sys.stdin.readline(); "
+    with started(body + f"[print('x' * 100) for _ in range({amount})]") as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout.readline() == "ready\n"
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stderr.read() == "cleaned up\n"
+        assert process.wait(timeout=30) == 141
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -126,6 +126,20 @@ def test_an_input_called_like_a_call_keeps_its_name() -> None:
     assert "%add_1 : f32[2] = aten.add.Tensor(%add_0, %add_0)" in text
 
 
+def test_an_input_called_like_a_parameter_is_told_apart() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.ones(2))
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.rows + rows
+
+    text = print_graph(export(Both(), (torch.ones(2),)))
+    assert "%rows : f32[2] = parameter" in text and "%input_0 : f32[2] = input" in text
+    assert "aten.add.Tensor(%rows, %input_0)" in text
+
+
 def test_every_graph_of_an_archive_is_printed(small: ExportedProgram) -> None:
     text = print_program(Program({"prefill": small, "decode": small}))
     assert text.count("graph prefill {") == text.count("graph decode {") == 1

@@ -1,7 +1,10 @@
+import dataclasses
 from fractions import Fraction
 
 import pytest
+import sympy
 from testsuite.passes.analysed import analysed
+from testsuite.passes.changed_facts import grouped
 
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.plan import Plan, Stage
@@ -79,6 +82,49 @@ def test_a_free_batch_and_prompt_length_do_not_matter() -> None:
 def test_a_plan_that_cannot_be_is_refused(stages: tuple[tuple[str, int], ...], text: str) -> None:
     with pytest.raises(InputError, match=text):
         visual_rows(analysed("llava").facts, plan(*stages))
+
+
+def test_qwen_merges_four_patches_into_one_row() -> None:
+    """96 patches, 24 merged rows: 32 patches kept are 8 rows from layer 0 on."""
+    facts = analysed("qwen").facts
+    assert visual_rows(facts, plan(("vision:end", 32))) == (8, 8, 8, 8)
+    assert spent(facts, plan(("vision:end", 32), ("decoder:2", 4))) == Fraction(24, 96)
+    assert tower_rows(facts, plan(("vision:3", 32))) == {"vision": (96, 96, 96, 32)}
+    with pytest.raises(InputError, match="keep = 30"):
+        visual_rows(facts, plan(("vision:end", 30)))
+
+
+def test_a_stage_that_breaks_a_group_is_refused() -> None:
+    facts = grouped(analysed("llava").facts, group=8)
+    assert visual_rows(facts, plan(("vision:end", 8))) == (2, 2, 2, 2)
+    with pytest.raises(InputError, match="keep = 12") as error:  # 3 merged rows, 1½ groups
+        visual_rows(facts, plan(("vision:end", 12)))
+    assert "a multiple of 8" in str(error.value)
+
+
+def test_a_stage_that_leaves_part_of_a_merged_row_is_refused() -> None:
+    facts = grouped(analysed("llava").facts, group=1)
+    with pytest.raises(InputError, match="leaves 9/4 visual rows"):
+        visual_rows(facts, plan(("vision:end", 9)))
+
+
+def test_a_tower_whose_rows_do_not_reach_the_merge_saves_the_decoder_nothing() -> None:
+    facts = analysed("llava").facts
+    tower, decoder = facts.stacks
+    assert decoder.merge is not None
+    ids = facts.exported.graph.find_nodes(op="placeholder")[-1]  # depends on no pixel
+    merge = dataclasses.replace(decoder.merge, node=ids, source=ids)
+    apart = dataclasses.replace(decoder, merge=merge)
+    with pytest.raises(UnsupportedError, match="vision:1 does not shorten decoder"):
+        spent(dataclasses.replace(facts, stacks=(tower, apart)), plan(("vision:1", 9)))
+
+
+def test_a_count_known_only_at_run_time_is_refused() -> None:
+    facts = analysed("llava").facts
+    tower, decoder = facts.stacks
+    free = dataclasses.replace(decoder, count=sympy.Symbol("s7"))
+    with pytest.raises(UnsupportedError, match="only known at run time"):
+        spent(dataclasses.replace(facts, stacks=(tower, free)), plan(("decoder:1", 9)))
 
 
 def test_an_unknown_site_is_refused_with_those_there_are() -> None:

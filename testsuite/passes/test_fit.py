@@ -2,6 +2,7 @@ from fractions import Fraction
 
 import pytest
 from testsuite.passes.analysed import analysed
+from testsuite.passes.changed_facts import barred, grouped
 
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.passes.budget import row_count, spent
@@ -52,9 +53,9 @@ def test_a_decoder_stage_pays_for_the_layers_before_it() -> None:
 
 
 def test_a_budget_is_the_decimal_number_that_was_written() -> None:
-    """3/10 of 40 tokens is 12, though the nearest binary fraction to 0.3 lies below it."""
-    facts = analysed("random1").facts  # 25 tokens, own consumer: 0.56 · 25 = 14 exactly
-    assert 0.56 * 25 != 14 and fit(facts, find_method("stride"), 0.56).spent == Fraction(14, 25)
+    """3/5 of 25 tokens is 15, though the nearest binary fraction to 0.6 lies below it."""
+    assert Fraction(0.6) < Fraction(3, 5)
+    assert stages("random1", "stride", 0.6) == [("vision:0", 15)]
 
 
 def test_a_budget_out_of_reach_names_the_smallest_that_is_not() -> None:
@@ -132,6 +133,47 @@ def test_what_a_method_lacks_is_said_with_a_way_out() -> None:
         fit(analysed("llava").facts, find_method("fastv"), 0.5, role="vision")
     with pytest.raises(InputError, match="no stack 'encoder'"):
         fit(analysed("llava").facts, find_method("fastv"), 0.5, role="encoder")
+
+
+def test_groups_leave_whole_and_stand_for_one_merged_row() -> None:
+    """As in Qwen's tower: four patches become one row of the decoder, 36 patches 9 rows."""
+    loose = grouped(analysed("llava").facts, group=1)  # a barrier less, yet 4 make one row
+    assert fit(loose, find_method("stride"), 0.4).plan.stages[0].keep == 12
+    facts = grouped(analysed("llava").facts)
+    for method in ("stride", "flowcut", "vtc_cls"):
+        fitted = fit(facts, find_method(method), 0.4)  # 3.6 of 9 rows
+        assert fitted.plan.stages[-1].keep == 12 and fitted.spent == Fraction(3, 9)
+        assert all(stage.keep % 4 == 0 for stage in fitted.plan.stages)
+    with pytest.raises(BudgetError, match="cannot meet") as error:
+        fit(facts, find_method("stride"), 0.1)
+    assert "1/9" in str(error.value)
+
+
+def test_in_qwen_a_control_keeps_whole_groups_and_flowcut_goes_where_it_is_legal() -> None:
+    """The tower's windows bar FlowCut's early cuts; behind them 24 groups of 4 may leave."""
+    assert stages("qwen", "stride", 0.4) == [("vision:end", 36)]  # 9 of 24 rows
+    assert stages("qwen", "flowcut", 0.5) == [("decoder:1", 8)]
+    with pytest.raises(UnsupportedError, match="flowcut cannot be placed at vision:1") as error:
+        fit(analysed("qwen").facts, find_method("flowcut"), 0.5, role="vision")
+    assert "vision:3, vision:end" in str(error.value)
+
+
+def test_an_illegal_site_is_named_with_its_barrier_and_the_sites_that_remain() -> None:
+    facts = barred(analysed("llava").facts, "vision:end")
+    with pytest.raises(UnsupportedError) as error:
+        fit(facts, find_method("vtc_cls"), 0.25)
+    text = str(error.value)
+    assert "vision:end" in text and "mixes rows of a window" in text
+    assert "vision:0, vision:1, vision:2" in text
+    elsewhere = fit(facts, find_method("random"), 0.25).plan.stages[0]
+    assert elsewhere.site == "decoder:0"  # the next stack in which it is legal
+
+
+def test_a_stage_does_not_move_to_an_illegal_site() -> None:
+    assert stages("handvit", "vtc_cls", 0.8) == [("vision:3", 7)]
+    facts = barred(analysed("handvit").facts, "vision:3")
+    fitted = fit(facts, find_method("vtc_cls"), 0.8)
+    assert [(s.site, s.keep) for s in fitted.plan.stages] == [("vision:2", 21)]
 
 
 @pytest.mark.parametrize("budget", [0.0, -0.5, 1.01, float("nan"), float("inf")])

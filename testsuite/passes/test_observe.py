@@ -59,6 +59,12 @@ def test_candidates_are_all_but_learned_rows_in_a_tower_and_the_image_in_a_decod
     assert registers.candidates.tolist() == [[False] * 5 + [True] * 36]
 
 
+def test_in_a_windowed_tower_every_patch_is_a_candidate() -> None:
+    seen = analysed("qwen").observed().stacks["vision"]
+    assert seen.candidates.shape == (1, 96) and bool(seen.candidates.all())
+    assert seen.taps("vision:end", 32).group == 4
+
+
 def test_entropies_are_those_of_the_eager_attention() -> None:
     seen = analysed("llava").observed()
     inside = np.array([[False] + [True] * 36] * 2)

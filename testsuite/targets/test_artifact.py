@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_full_disk_under_the_saved_program_does_not_end_the_process(
 ) -> None:
     """`/dev/full` refuses every write; torch's own writer would call std::terminate."""
     with pytest.raises(InputError, match="disk is full"), building(tmp_path / "out") as draft:
-        (draft / "program.pt2").symlink_to("/dev/full")
+        (draft / f".program.pt2.{os.getpid()}.part").symlink_to("/dev/full")
         save_program(Program.of(small), draft)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

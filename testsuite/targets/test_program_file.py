@@ -9,8 +9,8 @@ import torch
 from torch.export import ExportedProgram
 
 from tokopt.ir.program import Program
+from tokopt.ir.torch_writing import writing
 from tokopt.targets.program_file import save_program
-from tokopt.targets.torch_writing import writing
 
 
 def test_a_saved_program_loads_and_computes_the_same(

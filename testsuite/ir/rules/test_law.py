@@ -1,4 +1,4 @@
-"""The law checker sees wrong rules: each is put into a copy of the table in place of the right one."""
+"""The law checker sees wrong rules, each put into a copy of the table."""
 
 from __future__ import annotations
 

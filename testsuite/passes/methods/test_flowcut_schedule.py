@@ -108,3 +108,18 @@ def test_other_depths_keep_the_shape(layers: int, last: int) -> None:
     found = pairs(Setting("vision", layers, 576, 64))
     assert found[-1] == (last, 64)
     assert len(found) == min(11, max(1, layers - 1))
+
+
+def test_on_another_depth_the_entropy_is_that_of_the_layer_before_the_moved_site() -> None:
+    """Of 46 layers the published layer 5 is layer 11: its site enters layer 12."""
+    entropies = [1.0] * 46
+    entropies[11] = 0.6
+    found = pairs(Setting("vision", 46, 100, 20, entropies=tuple(entropies)))
+    assert found == [(12, 87), (44, 20)]
+
+
+def test_a_group_of_which_one_row_would_stay_stays_whole() -> None:
+    """By hand as above 13 of 100 leave: 87 rows are 21 groups of 4 and three rows more."""
+    entropies = [1.0] * 5 + [0.6] + [1.0] * 17
+    found = pairs(Setting("vision", 23, 100, 20, group=4, entropies=tuple(entropies)))
+    assert found == [(6, 88), (22, 20)]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from testsuite.passes.oracle.tiny_vit import take
 from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
 
 Keep = dict[int, int]
 """Depth of a stage -> visual rows that stay; the longest rows do."""
@@ -39,6 +40,37 @@ def run_tower(layers: Sequence[Any], x: Tensor, prefix: int, keep: Keep) -> tupl
             found = layers[depth](x, attention_mask=None) if prefix == 1 else layers[depth](x)
             x = found[0] if isinstance(found, tuple) else found
     return x, places
+
+
+def run_qwen_tower(
+    core: Any, pixels: Tensor, grid: tuple[int, int], keep: Keep
+) -> tuple[Tensor, Tensor]:
+    """Run a windowed tower that loses 2x2 groups before its last layer and behind it.
+
+    Return the visual rows ``[1, K, H]`` that are left and which of all they are, ``[1, K]``.
+    """
+    tower, entered = core.visual, {}
+    last = tower.blocks[-1]
+    hook = last.register_forward_pre_hook(
+        lambda _, args, given: entered.update(given, x=args[0]), with_kwargs=True
+    )
+    tower(pixels, torch.tensor([[1, *grid]]))
+    hook.remove()
+    x, (cos, sin) = entered["x"], entered["position_embeddings"]
+    order, _ = get_vision_window_index(
+        torch.tensor([[1, *grid]]), tower.spatial_merge_size, tower.window_size, tower.patch_size
+    )
+    for depth in (len(tower.blocks) - 1, len(tower.blocks)):
+        if depth in keep:
+            worth = x.square().sum(-1).sqrt().view(-1, 4).mean(1).tolist()
+            best = sorted(range(len(worth)), key=lambda g: (-worth[g], g))[: keep[depth] // 4]
+            rows = (torch.tensor(sorted(best))[:, None] * 4 + torch.arange(4)).flatten()
+            x, cos, sin, order = x[rows], cos[rows], sin[rows], order[rows[::4] // 4]
+        if depth < len(tower.blocks):
+            ends = torch.tensor([0, len(x)])
+            x = last(x, cu_seqlens=ends, position_embeddings=(cos, sin))
+    left, back = order.sort()
+    return tower.merger(x)[back][None], left[None]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from testsuite.passes.oracle.tiny_block import Block, Form
 from torch import Tensor, nn
 
+from tokopt.ir.binding import bind
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.passes.normalize import normalize
-from tokopt.passes.oracle.binding import bind
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import torch
-from testsuite.passes.oracle.library_rows import Prompt, run_decoder, run_tower
+from testsuite.passes.oracle.library_rows import (
+    Prompt,
+    run_decoder,
+    run_qwen_tower,
+    run_tower,
+)
 from testsuite.passes.oracle.sample_methods import METHODS
 from testsuite.zoo import dinov2, handvit, llava, qwen2_5_vl
 from testsuite.zoo.sample import Sample
@@ -63,16 +68,13 @@ def test_llava_is_what_its_layers_give_on_the_rows_that_stay() -> None:
 
 def test_qwen_is_what_its_layers_give_on_the_rows_that_stay() -> None:
     sample = qwen2_5_vl.build()
-    model, core = sample.eager.model, sample.eager.model.model
     pixels, ids, positions = sample.other_inputs[0]
     prompt = Prompt(ids, qwen2_5_vl.IMAGE_TOKEN, positions)
-    for decoder in ({1: 7}, {0: 20, 3: 1}):
-        result = run(sample, stages({}, decoder, 4), (pixels, ids, positions))
+    for vision, decoder in (({}, {1: 7}), ({3: 72, 4: 40}, {}), ({3: 48}, {0: 9, 3: 1})):
+        result = run(sample, stages(vision, decoder, 4), (pixels, ids, positions))
         with torch.no_grad():
-            grid = torch.tensor([[1, 8, 12]])
-            visual = core.get_image_features(pixels, grid, return_dict=True).pooler_output
-            visual, left = torch.cat(list(visual))[None], torch.arange(24)[None]
-            want, places = run_decoder(model, prompt, visual, left, decoder)
+            visual, left = run_qwen_tower(sample.eager.model.model, pixels, (8, 12), vision)
+            want, places = run_decoder(sample.eager.model, prompt, visual, left, decoder)
         check(result, want, places)
 
 

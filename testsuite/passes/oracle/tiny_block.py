@@ -122,9 +122,10 @@ class Block(nn.Module):
             return torch.einsum("bhqk,bhkd->bhqd", weights, v)
         shape = q.shape
         if self.form.attention == "bmm" and q.ndim == 4:
-            q, k, v = (p.flatten(0, 1) for p in (q, k, v))
-            scores = torch.bmm(q, k.mT).unflatten(0, shape[:2])
-            return torch.bmm(self._weights(scores, mask).flatten(0, 1), v).view(shape)
+            q, k, v = (p.reshape(-1, *shape[2:]) for p in (q, k, v))
+            scores = torch.bmm(q, k.mT).view(*shape[:3], -1)
+            weights = self._weights(scores, mask).view(-1, *scores.shape[2:])
+            return torch.bmm(weights, v).view(shape)
         return self._weights(q @ k.mT, mask) @ v
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:

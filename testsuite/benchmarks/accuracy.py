@@ -1,0 +1,190 @@
+"""Accuracy of the digits model by method and budget: python testsuite/benchmarks/accuracy.py.
+
+Every method is compiled at every budget for ONNX Runtime with all gates (inputs: pictures of the
+training split), then answers held-out questions.  Prints a Markdown table and writes it with
+everything behind it to results/accuracy.json and results/accuracy.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from testsuite.models.build import ARCHIVE
+from testsuite.models.digits import KINDS, samples
+
+import tokopt
+from tokopt.cli.compiler import Compiled, require_ok
+from tokopt.cli.eval import numbers
+from tokopt.cli.eval_accuracy import Accuracy, Answers, answers
+from tokopt.cli.eval_batch import Batch
+from tokopt.cli.evaluator import original_runner
+from tokopt.ir.errors import BudgetError, UnsupportedError
+from tokopt.ir.load import load
+from tokopt.ir.program import Program
+from tokopt.targets.manifest import versions
+from tokopt.targets.registry import find
+
+METHODS: dict[str, tuple[int, ...]] = {  # and the seeds that are averaged
+    "vtc_cls": (0,),
+    "fastv": (0,),
+    "flowcut": (0,),
+    "random": (0, 1, 2),
+    "stride": (0,),
+}
+BUDGETS = (0.5, 0.25, 0.1)
+TARGET, BATCH, OUTPUT = "onnxruntime-cpu", 50, "output"
+RESULTS = Path(__file__).with_name("results")
+FIRST_SEED = 1_000_000  # of the held-out samples; no test and no training uses those
+
+
+def held_out(count: int) -> list[Batch]:
+    """Return ``count`` held-out samples, the kinds in turn."""
+    batches = []
+    for start in range(0, count, BATCH):
+        asked = samples(FIRST_SEED + start, min(BATCH, count - start))
+        inputs = {"pixel_values": asked.pixel_values, "input_ids": asked.input_ids}
+        kinds = tuple(KINDS[kind] for kind in asked.kinds.tolist())
+        batches.append(Batch(inputs, asked.answers, kinds))
+    return batches
+
+
+def mean(found: Sequence[Answers], kind: str | None = None) -> Accuracy:
+    """Return the mean accuracy over seeds as that of one run: seeds add no pictures."""
+    each = [one.accuracy(kind) for one in found]
+    return Accuracy(round(sum(a.right for a in each) / len(each)), each[0].total)
+
+
+def row(
+    program: Program, method: str, budget: float, batches: Sequence[Batch], original: Answers
+) -> dict[str, Any]:
+    """Compile and evaluate one method at one budget; ``refused`` says why where it cannot be."""
+    start, found, made = time.perf_counter(), [], []
+    asked = samples(0, 4, "train")
+    inputs = {"pixel_values": asked.pixel_values, "input_ids": asked.input_ids}
+    for seed in METHODS[method]:
+        with TemporaryDirectory(prefix="tokopt-") as folder:
+            try:
+                compiled = tokopt.compile(
+                    program,
+                    Path(folder, "build"),
+                    budget=budget,
+                    method=method,
+                    target=TARGET,
+                    inputs=inputs,
+                    seed=seed,
+                )
+            except (BudgetError, UnsupportedError) as refusal:
+                return {"method": method, "budget": budget, "refused": refusal.what}
+            require_ok(compiled)
+            made.append(compiled)
+            found.append(answers(tokopt.load(compiled.folder), OUTPUT, batches))
+    same = sum(one.agreement(original).share for one in found) / len(found)
+    return {
+        "method": method,
+        "budget": budget,
+        **plan_data(made[0]),
+        "seeds": METHODS[method],
+        "right_per_seed": [one.accuracy().right for one in found],
+        "all": numbers(mean(found)),
+        "kinds": {kind: numbers(mean(found, kind)) for kind in KINDS},
+        "same_answer_as_original": same,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def plan_data(compiled: Compiled) -> dict[str, Any]:
+    """Return what was placed where, and what it spends."""
+    return {
+        "tokens": compiled.budget.total,
+        "rows_per_layer": list(compiled.budget.rows),
+        "stages": [f"{s.method} at {s.site} keeps {s.keep}" for s in compiled.plan.stages],
+        "note": compiled.note,
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    heads = [f"{budget:.0%} of the visual tokens" for budget in BUDGETS]
+    lines = [f"| method | {' | '.join(heads)} |", "|" + "---|" * (1 + len(BUDGETS))]
+    for method, seeds in METHODS.items():
+        cells = [cell(r) for r in data["rows"] if r["method"] == method]
+        name = method if len(seeds) == 1 else f"{method}, mean of {len(seeds)} seeds"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    original = data["original"]["all"]
+    lines.append(f"| *original, all tokens* | {' | '.join([percent(original)] * len(BUDGETS))} |")
+    at, by = data["versions"], data["command"]
+    said = (
+        f"Held-out questions answered right, per cent (95 % interval), {data['samples']} samples; "
+        f"tokopt {at['tokopt']}, ONNX Runtime {at['onnxruntime']}, {data['date']}, `{by}`."
+    )
+    moved = "*moved*: stages stand earlier than published, where they can meet the budget."
+    return "\n".join([*lines, "", said, moved, ""])
+
+
+def cell(result: dict[str, Any]) -> str:
+    """Return one cell: the accuracy, or why there is none."""
+    if "refused" in result:
+        return f"infeasible: {result['refused']}"
+    note = f", *{result['note']}*" if result["note"] else ""
+    return percent(result["all"]) + note
+
+
+def percent(accuracy: dict[str, Any]) -> str:
+    """Return ``98.8 (98.1 to 99.3)``."""
+    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
+    return f"{100 * accuracy['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def machine() -> str:
+    """Return the processor and how many of its cores are used."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
+    return f"{processor}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def main() -> None:
+    """Run everything, print the table, write the results."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--samples", type=int, default=500)
+    flags.add_argument("--out", type=Path, default=RESULTS)
+    args = flags.parse_args()
+    torch.set_num_threads(1)
+    start, batches, program = time.perf_counter(), held_out(args.samples), load(ARCHIVE)
+    with original_runner(program, find(TARGET)) as run:
+        original = answers(run, OUTPUT, batches)
+    rows = []
+    for method in METHODS:
+        for budget in BUDGETS:
+            rows.append(row(program, method, budget, batches, original))
+            print(f"{method} {budget}: {cell(rows[-1])}", file=sys.stderr, flush=True)
+    kinds = {kind: numbers(original.accuracy(kind)) for kind in KINDS}
+    data = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["python", "testsuite/benchmarks/accuracy.py", *sys.argv[1:]]),
+        "samples": args.samples,
+        "machine": machine(),
+        "versions": versions(),
+        "model_sha256": program.sha256,
+        "seconds": round(time.perf_counter() - start, 1),
+        "original": {"all": numbers(original.accuracy()), "kinds": kinds},
+        "rows": rows,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "accuracy.json").write_text(json.dumps(data, indent=1) + "\n")
+    (args.out / "accuracy.md").write_text(table(data))
+    print(table(data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What the dialect's operators mean, entry by entry, in numpy."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+from torch import Tensor
+
+
+def gathered(x: Tensor, index: Tensor, dim: int, lead: list[int]) -> np.ndarray:
+    source, rows = x.numpy(), index.numpy()
+    shape = list(source.shape)
+    shape[dim] = rows.shape[-1]
+    for position, d in enumerate(lead):
+        shape[d] = rows.shape[position]
+    out = np.zeros(shape, source.dtype)
+    for place in product(*map(range, shape)):
+        here = list(place)
+        here[dim] = rows[(*(place[d] for d in lead), place[dim])]
+        for d in lead:
+            here[d] = min(here[d], source.shape[d] - 1)  # size 1: shared by all items
+        out[place] = source[tuple(here)]
+    return out
+
+
+def restored(x: Tensor, index: Tensor, length: int, dim: int, lead: list[int]) -> np.ndarray:
+    source, rows = x.numpy(), index.numpy()
+    shape = list(source.shape)
+    shape[dim] = length
+    out = np.zeros(shape, source.dtype)
+    for place in product(*map(range, source.shape)):
+        there = list(place)
+        there[dim] = rows[(*(place[d] for d in lead), place[dim])]
+        out[tuple(there)] = source[place]
+    return out
+
+
+def selected(scores: Tensor, candidates: Tensor, total: int) -> np.ndarray:
+    values, free = scores.numpy(), candidates.numpy()
+    out = np.zeros((*values.shape[:-1], total), np.int64)
+    for item in product(*map(range, values.shape[:-1])):
+        rows = range(values.shape[-1])
+        stay = [n for n in rows if not free[item][n]]
+        ranked = sorted(
+            (n for n in rows if free[item][n]), key=lambda n: (*_low(values[item][n]), n)
+        )
+        out[item] = sorted(stay + ranked[: total - len(stay)])
+    return out
+
+
+def _low(score: float) -> tuple[bool, float]:
+    return (True, 0.0) if math.isnan(score) else (False, -float(score))
