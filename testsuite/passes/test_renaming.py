@@ -9,6 +9,8 @@ import pytest
 from testsuite.ir.scramble import scrambled
 from testsuite.passes.analysed import analysed
 from testsuite.passes.families import plan
+from testsuite.zoo import random_transformer
+from testsuite.zoo.random_spec import draw
 from torch.export import ExportedProgram
 
 from tokopt.ir.attention import Attention
@@ -18,9 +20,10 @@ from tokopt.ir.text import print_graph
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.default_plan import default_plan
 from tokopt.passes.methods.registry import find_method
+from tokopt.passes.normalize import normalize
 
 PLANS = {
-    "llava_dynamic": "vision:1 flowcut 18, vision:end vtc_cls 9, decoder:2 fastv 4",
+    "llava": "vision:1 flowcut 18, vision:end vtc_cls 9, decoder:2 fastv 4",
     "handvit": "vision:1 flowcut 18, vision:3 vtc_cls 4",
 }
 
@@ -74,6 +77,16 @@ def test_names_and_metadata_change_nothing(name: str) -> None:
     given = plan(PLANS[name])
     before, after = (apply_plan(f.exported, given, find_method).exported for f in (facts, renamed))
     assert print_graph(after, anonymous=True) == print_graph(before, anonymous=True)
+
+
+def test_rewriting_twice_gives_the_same_print() -> None:
+    """With symbolic sizes too: what fake tensors remember of the first time must not show."""
+    sample = random_transformer.sample(15)
+    assert draw(15).dynamic
+    normal = normalize(sample.exported)
+    chosen = plan("vision:1 flowcut 12, vision:end flowcut 4")
+    texts = {print_graph(apply_plan(normal, chosen, find_method).exported) for _ in range(3)}
+    assert len(texts) == 1
 
 
 def test_the_digest_and_the_print_tell_two_models_apart() -> None:
