@@ -24,7 +24,7 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
 from tokopt.ir.region import Barrier, plan_region
-from tokopt.passes.budget import rows_per_token
+from tokopt.passes.budget import rows_arriving
 from tokopt.passes.oracle.sizes import Sizes
 
 LEFT = {
@@ -105,7 +105,7 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
             kept = stage.keep // site.group
         cuts.append(_cut(facts, stack, site.value, site.tokens, kept))
         if stack is not consumer and consumer.merge is not None:
-            fed = int(stage.keep * rows_per_token(facts, stack, site))
+            fed = rows_arriving(facts, stack, site, stage.keep)
             merged = consumer.stack.stream.root
             whole = _with_text(consumer, fed, sizes)
             cuts.append(_cut(facts, consumer, consumer.merge.node, merged, whole))
