@@ -71,7 +71,7 @@ def arrival(
 ) -> Arrival:
     """Return how the units ``tokens`` of ``value`` (along ``dim``) arrive at ``target``.
 
-    ``target`` is the value whose rows (``width`` elements each) are written into ``items`` sequences.
+    The rows of ``target``, of ``width`` elements each, are written into ``items`` sequences.
     Raises ``UnsupportedError`` where that is only known at run time, or differs between items.
     """
     lead = lead_axes(dims.axes[value], dim, tokens)

@@ -35,9 +35,7 @@ class Reading:
     source: fx.Node
 
 
-def find_readings(
-    attentions: list[Attention], dims: Dims, dependence: Dependence
-) -> list[Reading]:
+def find_readings(attentions: list[Attention], dims: Dims, dependence: Dependence) -> list[Reading]:
     """Return every cross-attention of a graph, in graph order."""
     found = []
     for attention, block in _crossing(attentions, dependence):
@@ -47,9 +45,7 @@ def find_readings(
     return found
 
 
-def _crossing(
-    attentions: list[Attention], dependence: Dependence
-) -> list[tuple[Attention, Block]]:
+def _crossing(attentions: list[Attention], dependence: Dependence) -> list[tuple[Attention, Block]]:
     """Return the attentions whose keys do not come from their own skip connection."""
     joins = list(dependence.skip_connections())
     around = [(a, enclosing(a, joins, dependence)) for a in attentions]

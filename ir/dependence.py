@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 
 import networkx as nx
@@ -46,7 +47,7 @@ class Dependence:
             yield self._nodes[index]
             both ^= 1 << index
 
-    def reached(self, sources: list[fx.Node], barred: Set[fx.Node]) -> set[fx.Node]:
+    def reached(self, sources: list[fx.Node], barred: AbstractSet[fx.Node]) -> set[fx.Node]:
         """Return the sources and all that depends on them by ways around the ``barred`` nodes."""
         found = set(sources)
         for node in self.order:

@@ -94,15 +94,11 @@ def _flat(
 def _project(
     graph: fx.Graph, flat: fx.Node, source: fx.Node, projections: list[fx.Node], view: fx.Node
 ) -> None:
-    last = flat
+    projected = {source: flat}
     with graph.inserting_before(view):
-        for projection in projections:
-            args = fx.node.map_arg(
-                projection.args, lambda n: last if n in (source, *projections) else n
-            )
-            meta = {k: v for k, v in projection.meta.items() if k != "val"}
-            last = call(
-                graph, projection.target, *args, mode=fake_mode_of(graph), **projection.kwargs
-            )
-            last.meta = {**meta, "val": last.meta["val"]}
-    view.replace_input_with(view.all_input_nodes[0], last)
+        for old in projections:
+            args = fx.node.map_arg(old.args, lambda n: projected.get(n, n))
+            new = call(graph, old.target, *args, mode=fake_mode_of(graph), **old.kwargs)
+            new.meta = {**old.meta, "val": new.meta["val"]}
+            projected[old] = new
+    view.replace_input_with(view.all_input_nodes[0], projected[projections[-1]])

@@ -20,6 +20,7 @@ from tokopt.passes.cut import Cut
 from tokopt.passes.scoring import StackState
 from tokopt.passes.workspace import Workspace, aten
 
+
 def visual_mask(work: Workspace, stack: TokenStack, merge: Merge) -> fx.Node:
     """Insert the mask of visual rows as bool ``[B, N]``, with the last row protected."""
     axes = work.axes[merge.node]
