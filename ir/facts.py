@@ -78,7 +78,9 @@ class Facts:
     dependence: Dependence
     attention: tuple[Attention, ...]
     stacks: tuple[TokenStack, ...]
-    arrivals: dict[tuple[str, str], Arrival | None] = field(default_factory=dict, compare=False)
+    arrivals: dict[tuple[str, str], Arrival | None] = field(
+        default_factory=dict, init=False, compare=False
+    )
 
     @property
     def consumer(self) -> TokenStack:
