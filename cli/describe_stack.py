@@ -7,9 +7,10 @@ from typing import Any
 from tokopt.cli.describe_call import describe_call, describe_length
 from tokopt.ir.axis import fragments
 from tokopt.ir.dims import Dims
-from tokopt.ir.facts import Merge, TokenStack
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.layers import Layer, Stack
 from tokopt.ir.lengths import Length, product, quotient, total
+from tokopt.ir.merge import Merge
 from tokopt.ir.names import Names
 from tokopt.ir.sites import Site
 

@@ -7,32 +7,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from tokopt.ir.arrival import Arrival, arrival
 from tokopt.ir.attention import Attention, find_attention
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.cross import cross_stacks, find_readings
 from tokopt.ir.dependence import Dependence
-from tokopt.ir.dims import Dims, infer_dims, operator_name
+from tokopt.ir.dims import Dims, infer_dims
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Stack, find_stacks
-from tokopt.ir.lengths import Length, product, quotient
-from tokopt.ir.region import MERGES, Region, plan_region
+from tokopt.ir.lengths import Length, product
+from tokopt.ir.merge import Merge, find_part, find_scatter
+from tokopt.ir.region import Region, plan_region
+from tokopt.ir.roles import Given, kind_of
 from tokopt.ir.sites import Site, judge_sites
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Where visual rows enter the text: ``node`` writes ``source`` where ``mask`` is true.
-
-    ``count`` is the number of visual rows per batch item.
-    """
-
-    node: fx.Node
-    mask: fx.Node
-    source: fx.Node
-    count: Length
 
 
 @dataclass(frozen=True)
@@ -42,15 +30,17 @@ class TokenStack:
     ``role``: *vision* rows come from pixels; a *decoder* has rows written into its sequence by a
     merge, or reads them by cross-attention as it generates text; a *resampler* reads them by
     cross-attention on behalf of a later stack, or of no text at all; rows of a *latent* stack are
-    learned; *text* is the rest.
+    learned; *mixed* rows are of image and text, nobody knows which; *text* is the rest.
 
-    ``tokens`` is the axis of the rows that may leave; ``relay`` is the row whose attention carries
-    the flow (None: there is none); ``protected`` the learned rows in front; ``count`` the visual
-    tokens; ``merge`` where the stack's sequence holds visual rows at run-time positions.
+    ``rows`` is the axis of one item's rows, ``tokens`` that of those that may leave, ``protected``
+    how many rows stand before them; ``relay`` is the row whose attention carries the flow (None:
+    there is none); ``count`` the visual tokens; ``merge`` the scatter that writes visual rows into
+    the sequence, at positions known at run time.
     """
 
     role: str
     stack: Stack
+    rows: Axis
     tokens: Axis
     sites: tuple[Site, ...]
     protected: int
@@ -158,116 +148,72 @@ def analyse(exported: ExportedProgram) -> Facts:
     crossing = {id(reading.attention) for reading in readings}
     stacks = find_stacks([a for a in attention if id(a) not in crossing], dims, dependence)
     crosses = cross_stacks(readings, dims)
-    inputs = Inputs.of(exported, dependence, crosses)
+    given = Given.of(exported, dependence, crosses)
     found: list[TokenStack] = []
     for stack in sorted([*stacks, *crosses], key=lambda s: dependence.order[s.layers[0].join]):
-        merge = None if stack.cross else _merge(stack, dims, dependence, inputs.pixels)
-        kind = "decoder" if merge is not None else _kind(stack, stacks, inputs, dependence)
+        merge = None if stack.cross else find_scatter(stack, dims, dependence, given)
+        whole = _of_one_item(stack)
+        part = None if stack.cross else find_part(stack, whole, dims, dependence, given)
+        kind = kind_of(stack, stacks, dims, dependence, given)
+        if merge is not None or (part is not None and _is_placed(part, whole)):
+            kind = "decoder"
         taken = sum(s.role.rstrip("0123456789") == kind for s in found)
         role = kind if not taken else f"{kind}{taken + 1}"
-        found.append(_token_stack(role, stack, merge, exported.graph, dims))
+        tokens, protected = _tokens(whole, merge, part if kind == "decoder" else None)
+        axes = (whole, tokens, protected)
+        found.append(_token_stack(role, stack, merge, *axes, exported.graph, dims))
     return Facts(exported, dims, dependence, tuple(attention), tuple(found))
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """User inputs, and what is computed from pixels other than by reading them across."""
-
-    every: list[fx.Node]
-    pixels: list[fx.Node]
-    visual: frozenset[fx.Node]
-
-    @staticmethod
-    def of(exported: ExportedProgram, dependence: Dependence, crosses: list[Stack]) -> Inputs:
-        """Return the inputs of a program with these stacks of cross-attention."""
-        every = _user_inputs(exported)
-        pixels = [n for n in every if _is_float(n)]
-        read = {stack.layers[0].entry for stack in crosses}
-        return Inputs(every, pixels, frozenset(dependence.reached(pixels, read)))
+def _of_one_item(stack: Stack) -> Axis:
+    """Return the axis of one item's rows, where a stream flattens items and rows into one dim."""
+    keys = [a.keys.root for layer in stack.layers for a in layer.attention]
+    return next((k for k in keys if _is_factor(k, stack.stream)), stack.stream.root)
 
 
-def _kind(stack: Stack, stacks: list[Stack], inputs: Inputs, dependence: Dependence) -> str:
-    """Return the role of a stack that nothing is merged into."""
-    first, last = stack.layers[0], stack.layers[-1]
-    if not stack.cross:
-        if first.entry in inputs.visual:
-            return "vision"
-        given = any(dependence.reaches(i, first.entry) for i in inputs.every)
-        return "text" if given else "latent"
-    query, key = first.attention[0].query, first.attention[0].key
-    prompts = [i for i in inputs.every if not dependence.reaches(i, key)]
-    asked = any(dependence.reaches(i, query) for i in prompts)
-    queries = first.attention[0].queries
-    feeds = any(
-        dependence.reaches(last.join, later.layers[0].entry)
-        and locate(later.stream, queries) is None
-        for later in stacks
-    )
-    return "decoder" if asked and not feeds else "resampler"
+def _is_placed(part: Axis, whole: Axis) -> bool:
+    """Return whether a part of a sequence begins at a constant row."""
+    return all(isinstance(leaf.length, int) for leaf in _in_front(part, whole))
 
 
-def _user_inputs(exported: ExportedProgram) -> list[fx.Node]:
-    names = {
-        s.arg.name
-        for s in exported.graph_signature.input_specs
-        if s.kind is InputKind.USER_INPUT and hasattr(s.arg, "name")
-    }
-    return [n for n in exported.graph.find_nodes(op="placeholder") if n.name in names]
+def _in_front(part: Axis, whole: Axis) -> list[Axis]:
+    leaves, first = whole.leaves(), part.leaves()[0]
+    return leaves[: leaves.index(first)] if first in leaves else []
 
 
-def _is_float(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return getattr(value, "is_floating_point", lambda: False)()
-
-
-def _merge(stack: Stack, dims: Dims, dependence: Dependence, pixels: list[fx.Node]) -> Merge | None:
-    """Return the scatter that writes image rows into a stack's sequence, if there is one."""
-    entry = stack.layers[0].entry
-    for node in dependence.order:
-        if operator_name(node) not in MERGES or not dependence.reaches(node, entry):
-            continue
-        _, mask, source = (*node.all_input_nodes, None, None)[:3]
-        if (
-            source is None
-            or mask is None
-            or not any(locate(a, stack.stream) for a in dims.axes[node])
-        ):
-            continue
-        if any(dependence.reaches(p, source) for p in pixels):
-            width = dims.axes[node][-1].length  # the source may come flattened to elements
-            rows = quotient(product([a.length for a in dims.axes[source]]), width)
-            lead = product(
-                [a.length for a in dims.axes[node][:-1] if locate(a, stack.stream) is None]
-            )
-            count = None if rows is None else quotient(rows, lead)
-            if count is not None:
-                return Merge(node, mask, source, count)
-    return None
+def _tokens(whole: Axis, merge: Merge | None, part: Axis | None) -> tuple[Axis, int]:
+    """Return the axis of the rows that may leave, and how many rows stand in front of it."""
+    if part is None and merge is None:
+        body = [leaf for leaf in whole.leaves() if not leaf.learned]
+        part = body[0] if len(body) == 1 else None
+    if part is None:
+        return whole, 0
+    return part.root, sum(int(leaf.length) for leaf in _in_front(part, whole))
 
 
 def _token_stack(
-    role: str, stack: Stack, merge: Merge | None, graph: fx.Graph, dims: Dims
+    role: str,
+    stack: Stack,
+    merge: Merge | None,
+    whole: Axis,
+    tokens: Axis,
+    protected: int,
+    graph: fx.Graph,
+    dims: Dims,
 ) -> TokenStack:
-    keys = [a.keys.root for layer in stack.layers for a in layer.attention]
-    whole = next((k for k in keys if _is_factor(k, stack.stream)), stack.stream.root)
-    leaves = whole.leaves()
-    learned = [leaf.learned for leaf in leaves]
-    front = next((i for i, flag in enumerate(learned) if not flag), 0)
-    body = [leaf for leaf in leaves if not leaf.learned]
-    if merge is not None or not any(learned):
-        tokens, protected = whole, 0
-    elif len(body) == 1:
-        tokens, protected = body[0].root, sum(int(x.length) for x in leaves[:front])
-    else:
-        tokens, protected = whole, 0
     class_row = 0 if protected and not stack.cross else None
     relay = -1 if role.startswith("decoder") else class_row
+    if relay == -1 and not stack.cross and merge is None:
+        ends = whole.leaves()[-1] is tokens.leaves()[-1]
+        relay = None if ends else -1  # the last row is no word, but one that may leave
     places = [(str(layer.depth), layer.depth, layer.entry) for layer in stack.layers]
-    if merge is None and not stack.cross:
+    if not role.startswith("decoder") and not stack.cross:
         places.append(("end", len(stack.layers), stack.end))
+    if role.startswith("mixed"):
+        places = []  # which rows are text is not known
     sites = judge_sites(role, places, stack.dim, tokens, graph, dims, merge is not None)
     count = merge.count if merge is not None else tokens.root.length
-    return TokenStack(role, stack, tokens, tuple(sites), protected, relay, count, merge)
+    return TokenStack(role, stack, whole, tokens, tuple(sites), protected, relay, count, merge)
 
 
 def _is_factor(keys: Axis, stream: Axis) -> bool:

@@ -159,9 +159,8 @@ class Cut:
         """Return the current size of a dim from its path to the token axis."""
         count: Count = self.rows
         for kind, children, index in reversed(path):
-            others = [c.root.length for i, c in enumerate(children) if i != index]
-            for other in others:
-                assert isinstance(other, int)
+            others = [c for i, c in enumerate(children) if i != index]
+            for other in (self.work.length(child) for child in others):
                 count = (
                     self.work.plus(count, other) if kind == "+" else self.work.times(count, other)
                 )
@@ -195,16 +194,17 @@ class Cut:
         return self.lifts[key]
 
     def _lifted(self, path: Path) -> fx.Node:
-        steps = []
+        steps: list[tuple[str, int, int]] = []
+        beside: list[Count] = []
         for kind, children, position in path:
-            lengths = [c.root.length for c in children]
-            if any(not isinstance(x, int) for i, x in enumerate(lengths) if i != position):
-                raise UnsupportedError("rows beside the token axis have a symbolic count")
-            ints = [x if isinstance(x, int) else 0 for x in lengths]
-            steps.append((kind, ints[:position], ints[position + 1 :]))
+            beside += [self.work.length(c) for i, c in enumerate(children) if i != position]
+            steps.append((kind, position, len(children) - position - 1))
 
-        def lift(index: torch.Tensor, rows: int) -> torch.Tensor:
-            for kind, before, after in reversed(steps):
+        def lift(index: torch.Tensor, rows: int, *counts: int) -> torch.Tensor:
+            given = list(counts)
+            for kind, ahead, behind in reversed(steps):
+                after = [given.pop() for _ in range(behind)]
+                before = [given.pop() for _ in range(ahead)]
                 if kind == "*":
                     inner = 1
                     for size in after:
@@ -216,16 +216,16 @@ class Cut:
                 front, back = sum(before), sum(after)
                 pieces = [index + front]
                 shape = [*index.shape[:-1], -1]
-                if front:
+                if before:
                     pieces.insert(0, torch.arange(front, device=index.device).expand(shape))
-                if back:
+                if after:
                     tail = torch.arange(back, device=index.device) + rows + front
                     pieces.append(tail.expand(shape))
                 index = torch.cat(pieces, dim=-1)
                 rows = rows + front + back
             return index
 
-        return self.work.splice(lift, [self.index, self.rows])
+        return self.work.splice(lift, [self.index, self.rows, *beside])
 
     def _restored(self, operand: fx.Node) -> fx.Node:
         """Return an operand with its dropped rows back as holes (zeros)."""

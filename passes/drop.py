@@ -7,14 +7,17 @@ tower's own row movements (views, permutations, the scatter) on flags, one per r
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
 from tokopt.ir.dialect import OPS
 from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Merge, TokenStack
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
+from tokopt.ir.merge import Merge
 from tokopt.ir.movement import MOVES, PER_ROW
 from tokopt.passes.cut import Cut
 from tokopt.passes.scoring import StackState
@@ -25,17 +28,26 @@ def visual_mask(work: Workspace, stack: TokenStack, merge: Merge) -> fx.Node:
     """Insert the mask of visual rows as bool ``[B, N]``, with the last row protected."""
     axes = work.axes[merge.node]
     lead = lead_axes(axes, stack.stack.dim, stack.stack.stream.root)
-    mask = merge.mask
     layout = layout_of(merge.node, work.facts.dims, lead, stack.stack.dim, len(axes) - 1)
     shape = [work.size(merge.node, d) for d in range(len(axes) - 1)]
+    leading = operator_name(merge.node) == "aten::index_put"  # what it addresses comes first
 
-    def visual(given: Tensor, *sizes: int) -> Tensor:
-        given = given.expand([*sizes, given.shape[-1]])
-        shown = layout.apply(given.narrow(-1, 0, 1)).squeeze(1).squeeze(-1)
+    def visual(*given: Any) -> Tensor:
+        tensors, sizes = given[: len(given) - len(shape)], given[len(given) - len(shape) :]
+        if merge.indices:
+            nothing = torch.zeros(sizes, device=tensors[0].device)
+            one = torch.ones((), device=tensors[0].device)
+            written = nothing.index_put(tensors, one) > 0.5
+        else:
+            written = tensors[0]
+        if leading:
+            written = written.reshape([*written.shape, *[1] * (len(axes) - written.dim())])
+        written = written.expand([*sizes, written.shape[-1]])
+        shown = layout.apply(written.narrow(-1, 0, 1)).squeeze(1).squeeze(-1)
         rows = torch.arange(shown.shape[1], device=shown.device)
         return shown & (rows < shown.shape[1] - 1)
 
-    return work.splice(visual, [mask, *shape])
+    return work.splice(visual, [*(merge.indices or (merge.mask,)), *shape])
 
 
 def drop_holes(

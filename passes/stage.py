@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from tokopt.ir.axis import Axis, locate
+from tokopt.ir.axis import Axis
 from tokopt.ir.dialect import OPS
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
@@ -63,16 +63,21 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
     state.cuts, state.carried = [], {}
-    if state.origin is None or old.protected == new.protected:
+    if state.origin is None:
         return
+    assert isinstance(new.count, int)
+    first, count = new.protected, new.count
 
-    def shifted(origin: Tensor) -> Tensor:
-        tokens = origin.narrow(1, old.protected, state.visual) - old.protected + new.protected
-        front = torch.arange(new.protected, device=origin.device)
-        return torch.cat([front.expand(origin.shape[0], -1), tokens], dim=1)
+    def shifted(origin: Tensor, behind: int) -> Tensor:
+        tokens = origin.narrow(1, old.protected, state.visual) - old.protected + first
+        front = torch.arange(first, device=origin.device).expand(origin.shape[0], -1)
+        back = torch.arange(behind, device=origin.device) + (first + count)
+        return torch.cat([front, tokens, back.expand(origin.shape[0], -1)], dim=1)
 
     with work.graph.inserting_before(state.origin.next):
-        state.origin = work.splice(shifted, [state.origin])
+        rows = work.length(new.rows)
+        behind = work.minus(rows, first + count)
+        state.origin = work.splice(shifted, [state.origin, behind])
 
 
 def refuse_barrier(stack: TokenStack, site: Site) -> None:
@@ -143,7 +148,6 @@ def _follow(
 ) -> tuple[fx.Node, fx.Node]:
     """Insert what the cut does to the stack's own books: origin, mask, carried score."""
     group, front = site.group, stack.protected
-    behind = _behind(stack, site)
 
     def lift(chosen: Tensor, values: Tensor, rows: int) -> Tensor:
         chosen = chosen.reshape(-1, chosen.shape[-1])
@@ -154,9 +158,10 @@ def _follow(
         if front:
             before = torch.arange(front, device=chosen.device)
             pieces.insert(0, before.unsqueeze(0).expand(chosen.shape[0], front))
-        if behind:
-            after = torch.arange(behind, device=chosen.device) + front + rows * group
-            pieces.append(after.unsqueeze(0).expand(chosen.shape[0], behind))
+        if stack.merge is None:  # rows behind the tokens stay
+            before_them = front + rows * group
+            after = torch.arange(values.shape[1] - before_them, device=chosen.device) + before_them
+            pieces.append(after.unsqueeze(0).expand(chosen.shape[0], after.shape[0]))
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
     stream = work.splice(lift, [index, scores, state.rows])
@@ -170,13 +175,3 @@ def _follow(
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
     state.cuts.append((site.depth, stream))
     return origin, stayed
-
-
-def _behind(stack: TokenStack, site: Site) -> int:
-    """Return how many learned rows lie behind the tokens in the stream."""
-    place = locate(stack.stack.stream, site.tokens)
-    after = 0
-    for kind, children, index in place.path if place is not None else ():
-        if kind == "+":
-            after += sum(int(c.root.length) for c in children[index + 1 :])
-    return after

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from tokopt.ir.axis import Axis
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import describe
-from tokopt.ir.errors import InternalError
+from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
 
@@ -88,6 +88,23 @@ class Workspace:
         if isinstance(value, int):
             return value
         return self.call(aten.sym_size.int, node, dim)
+
+    def length(self, axis: Axis) -> Count:
+        """Return the length of an axis that is never cut: an int, or the size of an input."""
+        if isinstance(axis.root.length, int):
+            return axis.root.length
+        if axis.root.parts:
+            whole: Count = 0
+            for part in axis.root.parts:
+                whole = self.plus(self.length(part), whole)
+            return whole
+        for node in self.graph.find_nodes(op="placeholder"):
+            for dim, own in enumerate(self.axes.get(node, [])):
+                if own.root is axis.root:
+                    return self.size(node, dim)
+        raise UnsupportedError(
+            f"rows beside the token axis have a count no input has ({axis.root.length})"
+        )
 
     def minus(self, a: Count, b: Count) -> Count:
         """Return ``a - b``, folded where both are constants."""

@@ -57,7 +57,7 @@ class PlacedStage:
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
-        nodes = set() if merge is None else {merge.mask, merge.node}
+        nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         return nodes.union(*(watched(attention) for _, attention in self.layers))
 
 

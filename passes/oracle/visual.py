@@ -11,7 +11,8 @@ from torch import Tensor, fx
 from tokopt.ir.axis import locate
 from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.facts import Merge, TokenStack
+from tokopt.ir.facts import TokenStack
+from tokopt.ir.merge import Merge
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
 
@@ -44,13 +45,14 @@ def _written(
     merge: Merge, stack: TokenStack, dims: Dims, seen: Mapping[fx.Node, Any], sizes: Sizes
 ) -> Tensor:
     """Return which rows a merge wrote, bool ``[B, N]``, from the value of its mask."""
-    mask, result = seen[merge.mask], seen[merge.node]
-    if mask.dtype != torch.bool:
-        raise UnsupportedError(
-            "the merge writes rows by indices, not by a mask", where=describe(merge.node)
-        )
-    if operator_name(merge.node).endswith("index_put"):  # a mask over the leading dims
-        mask = mask.reshape(*mask.shape, *[1] * (result.ndim - mask.ndim))
+    result = seen[merge.node]
+    if merge.indices:
+        mask = torch.zeros(result.shape, dtype=torch.bool)
+        mask[tuple(seen[index] for index in merge.indices)] = True
+    else:
+        mask = seen[merge.mask]
+        if operator_name(merge.node).endswith("index_put"):  # a mask over the leading dims
+            mask = mask.reshape(*mask.shape, *[1] * (result.ndim - mask.ndim))
     axes = dims.axes[merge.node]
     dim = next(d for d, axis in enumerate(axes) if locate(axis, stack.stack.stream) is not None)
     rows = stream_rows(dims, merge.node, dim, stack.stack.stream, sizes)
