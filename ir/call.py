@@ -43,11 +43,15 @@ class Move:
 
 @dataclass(frozen=True)
 class Mix:
-    """Rows of ``operand``'s dim ``dim`` are combined by their position."""
+    """Rows of ``operand``'s dim ``dim`` are combined by their position.
+
+    ``factor``: only along this factor of the dim (a pooling window); the others pass.
+    """
 
     operand: fx.Node
     dim: int
     reason: str
+    factor: Axis | None = None
 
 
 @dataclass
@@ -129,10 +133,10 @@ class Call:
         if not is_one(self.axes[operand][dim].length):
             self.uses.moves.append(Move(operand, dim, out, reason))
 
-    def mix(self, operand: fx.Node, dim: int, reason: str) -> None:
-        """Say that a dim's rows are combined by position."""
+    def mix(self, operand: fx.Node, dim: int, reason: str, factor: Axis | None = None) -> None:
+        """Say that a dim's rows are combined by position, perhaps along one factor alone."""
         if not is_one(self.axes[operand][dim].length):
-            self.uses.mixes.append(Mix(operand, dim, reason))
+            self.uses.mixes.append(Mix(operand, dim, reason, factor))
 
     def wrap(self, operand: fx.Node, dim: int) -> int:
         """Return a possibly negative dim as a non-negative one."""

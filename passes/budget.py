@@ -86,7 +86,9 @@ def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
     consumer = facts.consumer
     if stack is consumer:
         return Fraction(1)
-    region = plan_region(facts.exported.graph, facts.dims, site.value, site.tokens)
+    region = plan_region(
+        facts.exported.graph, facts.dims, site.value, site.tokens, unit=site.unit
+    )
     merge = consumer.merge
     if merge is None or not isinstance(region, Region) or not _arrives(facts, region, merge):
         raise UnsupportedError(

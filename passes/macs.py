@@ -23,7 +23,8 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
-from tokopt.ir.region import Barrier, plan_region
+from tokopt.ir.holes import Barrier
+from tokopt.ir.region import plan_region
 from tokopt.passes.budget import rows_per_token
 from tokopt.passes.oracle.sizes import Sizes
 
@@ -102,8 +103,8 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
         if stack is consumer and stack.merge is not None:
             kept = _with_text(stack, stage.keep, sizes)
         else:
-            kept = stage.keep // site.group
-        cuts.append(_cut(facts, stack, site.value, site.tokens, kept))
+            kept = stage.keep // site.run
+        cuts.append(_cut(facts, stack, site.value, site.tokens, kept, site.unit))
         if stack is not consumer and consumer.merge is not None:
             fed = int(stage.keep * rows_per_token(facts, stack, site))
             merged = consumer.stack.stream.root
@@ -117,9 +118,18 @@ def _with_text(stack: TokenStack, visual: int, sizes: Sizes) -> int:
     return int(rows - sizes.number(stack.count) + visual)
 
 
-def _cut(facts: Facts, stack: TokenStack, value: fx.Node, tokens: Axis, kept: int) -> _Cut:
+def _cut(
+    facts: Facts,
+    stack: TokenStack,
+    value: fx.Node,
+    tokens: Axis,
+    kept: int,
+    unit: tuple[Axis, ...] = (),
+) -> _Cut:
     graph, last = facts.exported.graph, stack.merge is not None
-    region = plan_region(graph, facts.dims, value, tokens, last_row_kept=last)
+    region = plan_region(
+        graph, facts.dims, value, tokens, unit=unit, last_row_kept=last
+    )
     if isinstance(region, Barrier):
         raise UnsupportedError(f"rows cannot be dropped here: {region}")
     return _Cut(tokens, kept, frozenset(region.short))

@@ -15,7 +15,8 @@ from torch import fx
 from tokopt.ir.axis import locate
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
-from tokopt.ir.region import Barrier, Region, plan_region
+from tokopt.ir.holes import Barrier
+from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.workspace import Workspace, aten
