@@ -64,7 +64,7 @@ def plan_region(
             continue
         operands = node.all_input_nodes
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]
-        carried += [a for a in operands if a in holes and _in_place(dims, a, tokens, holes[a])]
+        carried += [a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])]
         if node.op == "output":
             region.outputs = [a for a in carried if a in short]
             continue
@@ -97,10 +97,14 @@ def plan_region(
     return region
 
 
-def _in_place(dims: Dims, node: fx.Node, tokens: Axis, holes: Holes) -> bool:
+def _in_place(
+    dims: Dims, node: fx.Node, tokens: Axis, items: tuple[Axis, ...], holes: Holes
+) -> bool:
     """Return whether a value's holes are the rows that were dropped: it can be gathered again."""
-    found = [(axis, touched(axis, holes)) for axis in dims.axes.get(node, [])]
-    return any(here for _, here in found) and all(
+    axes = dims.axes.get(node, [])
+    found = [(axis, touched(axis, holes)) for axis in axes]
+    together = all(any(locate(axis, item) is not None for axis in axes) for item in items)
+    return together and any(here for _, here in found) and all(
         locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
         for axis, here in found
         if here

@@ -59,7 +59,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         if kept is not None and stack.merge is not None:
             values.insert(0, stack.merge.node)
         series.plan(values, stack, [site for _, _, site in stages])
-        state = _initial(work, stack)
+        state = _initial(work, stack, [site for _, _, site in stages])
         if kept is not None and stack.merge is not None:
             series.make(drop_holes(work, stack, state, stack.merge, kept))
         for position, stage, site in stages:
@@ -92,19 +92,23 @@ def _in_data_order(
         for (_, a, x), (_, b, y) in itertools.pairwise(members):
             if x.depth == y.depth:
                 raise InputError(f"two stages at one site: {a.site} and {b.site}")
+            if x.unit != y.unit:
+                raise UnsupportedError(
+                    f"rows leave in groups of {x.group} at {a.site} and of {y.group} at {b.site}",
+                    expected="stages of one stack at sites with the same groups",
+                )
     order = sorted(facts.stacks, key=lambda s: s.merge is not None)
     return [(stack, grouped[stack.role]) for stack in order]
 
 
-def _initial(work: Workspace, stack: TokenStack) -> StackState:
+def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackState:
     if not isinstance(stack.count, int):
         raise UnsupportedError(
             "the number of visual tokens is symbolic",
             hint="export with a constant image size and one image per prompt",
         )
     if stack.merge is None:
-        legal = next((s for s in stack.sites if s.legal), stack.sites[0])
-        return StackState(rows=stack.count // legal.group, visual=stack.count)
+        return StackState(rows=stack.count // sites[0].run, visual=stack.count)
     with work.after(stack.merge.node):
         rows = work.size(stack.merge.node, stack.stack.dim)
         mask = visual_mask(work, stack, stack.merge)

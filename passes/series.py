@@ -32,13 +32,16 @@ class Series:
 
     def plan(self, values: list[fx.Node], stack: TokenStack, sites: list[Site]) -> None:
         """Plan the region downstream of each cut value.  Raises where one is not legal."""
-        tokens = sites[0].tokens if sites else stack.stack.stream.root
+        tokens, unit = stack.stack.stream.root, ()
+        if sites:
+            tokens, unit = sites[0].tokens, sites[0].unit
         for value in values:
             region = plan_region(
                 self.work.graph,
                 self.work.facts.dims,
                 value,
                 tokens,
+                unit=unit,
                 last_row_kept=stack.merge is not None,
             )
             if isinstance(region, Barrier):

@@ -43,9 +43,8 @@ def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> l
     kept = int((alive & free).sum())
     if kept != keep:
         lines.append(f"{kept} candidates stay, expected {keep}")
-    units = alive[choice.first :]
-    units = units[: len(units) // choice.group * choice.group].unflatten(0, (-1, choice.group))
-    torn = (choice.first + choice.group * u for u in _where(units.any(1) != units.all(1)))
+    table = choice.table.cpu()
+    torn = table[alive[table].any(1) != alive[table].all(1), 0].tolist()
     lines += [f"the group of rows from {row} on was torn apart" for row in torn]
     order = sorted(_where(free), key=lambda row: (-float(scores[row]), row))
     best = torch.zeros_like(free)

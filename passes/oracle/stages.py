@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.passes.methods.method import Taps
-from tokopt.passes.oracle.choose import choose_rows, over_groups
+from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
@@ -57,8 +57,9 @@ class Stages:
         """Run one stage on its site's value; return it with the dropped rows marked."""
         site = placed.site
         rows = stream_rows(self.dims, site.value, site.dim, site.tokens, self.sizes)
-        if rows.group != site.group:
-            raise InternalError(f"{site.name} has groups of {rows.group}, not {site.group}")
+        if rows.group != site.run:
+            raise InternalError(f"{site.name} has groups of {rows.group}, not {site.run}")
+        table = self._table(placed, rows)
         items = rows.items(value)
         shape = (items.shape[0], items.shape[1])
         visual = visual_rows(placed.stack, rows, shape, self.dims, self.seen, self.sizes)
@@ -69,19 +70,25 @@ class Stages:
             candidates[:, -1] = False
         fixed = (alive & visual & ~candidates).sum(1)
         quota = tuple((placed.stage.keep - fixed).tolist())
-        raw = self._score(placed, rows, items, candidates, alive)
-        scores = over_groups(raw, rows).masked_fill(~alive, torch.nan)
+        raw = self._score(placed, rows, items, candidates, alive, table)
+        scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, rows, quota)
+            stay = choose_rows(scores, candidates, table, quota)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
         self.choices[index] = Choice(
-            placed.stage, rows.first, rows.group, after, candidates, scores, raw, quota
+            placed.stage, table, after, candidates, scores, raw, quota
         )
         return rows.bury(value, ~after)
+
+    def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
+        """Return the rows of each group, ``[groups, rows per group]``."""
+        site = placed.site
+        lengths = [self.sizes.number(axis.length) for axis in site.grid]
+        return groups_of(lengths, [axis not in site.unit for axis in site.grid], rows.first)
 
     def _alive(self, placed: PlacedStage, items: Tensor, visual: Tensor) -> Tensor:
         """Return which rows are left when a stage begins; check that the marks make sense."""
@@ -108,6 +115,7 @@ class Stages:
         items: Tensor,
         candidates: Tensor,
         alive: Tensor,
+        table: Tensor,
     ) -> Tensor:
         """Return the method's score at full length, NaN at dead rows."""
         left = alive.nonzero()[:, 1].view(len(alive), -1)
@@ -123,6 +131,7 @@ class Stages:
             keep=placed.stage.keep,
             seed=self.seed,
             group=placed.site.group,
+            groups=_numbers(table, alive, left) if placed.site.scattered else None,
             options=placed.stage.options,
         )
         try:
@@ -136,3 +145,13 @@ class Stages:
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:
+    """Return the number of each alive row's group among those of its item, ``[B, K]``."""
+    numbers = torch.zeros_like(left)
+    for item, rows in enumerate(left.tolist()):
+        groups = [g for g in table.tolist() if bool(alive[item, g].all())]
+        found = {row: number for number, group in enumerate(groups) for row in group}
+        numbers[item] = torch.tensor([found.get(row, 0) for row in rows])
+    return numbers

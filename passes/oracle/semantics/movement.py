@@ -26,7 +26,7 @@ repeat_interleave roll flip rot90 slice slice_copy narrow narrow_copy select sel
 split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy unbind unbind_copy
 index _unsafe_index index_select gather take_along_dim masked_select
 slice_scatter select_scatter scatter index_copy index_put _unsafe_index_put masked_scatter
-unfold pixel_shuffle pixel_unshuffle diagonal
+unfold im2col pixel_shuffle pixel_unshuffle diagonal
 """
 
 
