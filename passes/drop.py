@@ -16,6 +16,7 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
 from tokopt.passes.cut import Cut
+from tokopt.passes.flags import passed_flags
 from tokopt.passes.scoring import StackState
 from tokopt.passes.workspace import Workspace, aten
 
@@ -125,6 +126,9 @@ class _Replay:
             first = work.call(aten.slice.Tensor, flag, -1, 0, 1)
             shape = [work.size(node, d) for d in range(len(node.meta["val"].shape))]
             return work.call(aten.expand.default, first, shape)
+        if node in work.facts.dims.uses and not work.facts.dims.uses[node].moves:
+            operand = next(a for a, flag in given.items() if flag is not None)
+            return passed_flags(work, node, operand, given[operand])
         raise UnsupportedError(
             f"rows with holes pass through {name} on their way to the merge",
             where=describe(node),
