@@ -133,11 +133,9 @@ def _merge(stack: Stack, dims: Dims, dependence: Dependence, pixels: list[fx.Nod
         ):
             continue
         if any(dependence.reaches(p, source) for p in pixels):
-            rows = product([a.length for a in dims.axes[source][:-1]])
-            lead = product(
-                [a.length for a in dims.axes[node][:-1] if locate(a, stack.stream) is None]
-            )
-            count = quotient(rows, lead)
+            entries = product([a.length for a in dims.axes[source]])  # rows, or flattened
+            others = [a.length for a in dims.axes[node] if locate(a, stack.stream) is None]
+            count = quotient(entries, product(others))
             if count is not None:
                 return Merge(node, mask, source, count)
     return None
