@@ -56,12 +56,16 @@ class Mix:
 
 @dataclass
 class Uses:
-    """All that a rule said of one call beyond equalities."""
+    """All that a rule said of one call beyond equalities.
+
+    ``unread`` operands lend a dtype: none of their entries is read.
+    """
 
     folds: set[tuple[fx.Node, int]] = field(default_factory=set)
     picks: list[Pick] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     mixes: list[Mix] = field(default_factory=list)
+    unread: set[fx.Node] = field(default_factory=set)
 
 
 @dataclass
@@ -123,6 +127,12 @@ class Call:
     def fold(self, operand: fx.Node, dim: int) -> None:
         """Say that a dim is reduced as a set."""
         self.uses.folds.add((operand, dim % len(self.axes[operand])))
+
+    def unread(self, operand: fx.Node) -> None:
+        """Say that no entry of an operand is read."""
+        self.uses.unread.add(operand)
+        for dim in range(len(self.axes[operand])):
+            self.fold(operand, dim)
 
     def pick(self, operand: fx.Node, dim: int, start: Length, length: Length) -> None:
         """Say that a constant range of a dim is read."""

@@ -85,7 +85,7 @@ def spread(node: fx.Node, dims: Dims, given: Mapping[fx.Node, Holes]) -> dict[Ax
         return Barrier(node, "reads rows that a restored axis leaves empty")
     holed: dict[tuple[fx.Node, int], dict[Axis, Hole]] = {}
     clean: set[Axis] = set()
-    for operand in node.all_input_nodes:
+    for operand in (a for a in node.all_input_nodes if a not in uses.unread):
         for dim, axis in enumerate(dims.axes.get(operand, [])):
             here = touched(axis, given.get(operand, {}))
             clean.update(atom for atom in axis.atoms() if atom not in here)

@@ -62,7 +62,8 @@ def plan_region(
         node = node.next
         if node.op == "placeholder":
             continue
-        operands = node.all_input_nodes
+        unread = dims.uses[node].unread if node in dims.uses else ()
+        operands = [a for a in node.all_input_nodes if a not in unread]
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]
         carried += [a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])]
         if node.op == "output":

@@ -34,7 +34,7 @@ def passed_flags(work: Workspace, node: fx.Node, operand: fx.Node, flags: fx.Nod
         for at, s in enumerate(source):
             if s is None:
                 value = value.unsqueeze(at)
-        return value.expand(_sizes(shape, wanted)).reshape(shape)
+        return value.expand(_sizes(shape, wanted)).reshape(shape).contiguous()
 
     sizes = [work.size(node, dim) for dim in range(len(wanted))]
     return work.splice(carry, [flags, *sizes])  # type: ignore[no-any-return]
