@@ -58,7 +58,8 @@ class Mix:
 class Uses:
     """All that a rule said of one call beyond equalities.
 
-    ``unread`` operands lend a dtype: none of their entries is read.
+    ``unread`` operands lend a dtype: none of their entries is read.  ``repeats`` are dims of the
+    output along which rows are repeated or operands counted: no dim's rows go there.
     """
 
     folds: set[tuple[fx.Node, int]] = field(default_factory=set)
@@ -66,6 +67,7 @@ class Uses:
     moves: list[Move] = field(default_factory=list)
     mixes: list[Mix] = field(default_factory=list)
     unread: set[fx.Node] = field(default_factory=set)
+    repeats: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -133,6 +135,10 @@ class Call:
         self.uses.unread.add(operand)
         for dim in range(len(self.axes[operand])):
             self.fold(operand, dim)
+
+    def repeat(self, out: int) -> None:
+        """Say that no dim's rows go to a dim of the output: it repeats, or counts operands."""
+        self.uses.repeats.add(out)
 
     def pick(self, operand: fx.Node, dim: int, start: Length, length: Length) -> None:
         """Say that a constant range of a dim is read."""

@@ -95,6 +95,9 @@ def spread(node: fx.Node, dims: Dims, given: Mapping[fx.Node, Holes]) -> dict[Ax
     if barrier is not None or not holed:
         return barrier if barrier is not None else {}
     outs = dims.outs.get(node) or [dims.axes.get(node, [])]
+    clean |= {atom for out in uses.repeats for atom in outs[0][out].atoms()} - {
+        atom for here in holed.values() for atom in here
+    }
     return _passed(node, dims, outs, holed, clean)
 
 

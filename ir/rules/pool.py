@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokopt.ir.axis import align_factors
 from tokopt.ir.call import Call
-from tokopt.ir.lengths import Length, quotient
+from tokopt.ir.lengths import Length, is_one, quotient
 from tokopt.ir.rules import rule
 from tokopt.ir.rules.windows import side_by_side, spatial, window_factor
 
@@ -34,6 +34,9 @@ def pool(call: Call) -> None:
     positions = len(call.outs) > 1  # of the largest entries, counted over the whole plane
     widths = [None] * count if positions else _widths(call, name, count)
     for dim, width in enumerate(widths, first):
+        if "adaptive" in name and is_one(call.out[dim].length) and not positions:
+            call.fold(operand, dim)  # all rows, as many as there are
+            continue
         window = window_factor(call, operand, dim, call.out[dim], width)
         call.mix(operand, dim, NEIGHBOURS, window)
 
