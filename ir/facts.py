@@ -68,9 +68,9 @@ class Facts:
     def consumer(self) -> TokenStack:
         """The stack that budgets count: the decoder, or the only stack with visual tokens."""
         for role in ("decoder", "vision"):
-            for stack in self.stacks:
-                if stack.role == role:
-                    return stack
+            alike = [s for s in self.stacks if s.role.rstrip("0123456789") == role]
+            if alike:
+                return next((s for s in alike if any(x.legal for x in s.sites)), alike[0])
         raise UnsupportedError(
             "no stack of attention layers over visual tokens was found",
             expected="attention layers joined by skip connections, fed by a floating-point input",

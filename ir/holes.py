@@ -111,7 +111,9 @@ def _combined(
             if (mix.operand, mix.dim) == (operand, dim):
                 read = here if mix.factor is None else touched(mix.factor, here)
                 if read:
-                    return Barrier(node, mix_reason(mix.reason, axis), united(read.values()).sources)
+                    return Barrier(
+                        node, mix_reason(mix.reason, axis), united(read.values()).sources
+                    )
         if (operand, dim) in dims.uses[node].folds:
             reason = f"reduces {axis.root.length} rows that were regrouped by position"
             return Barrier(node, reason, united(here.values()).sources)

@@ -74,7 +74,9 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         if home is None:
             home = ([], dim, stream)
             stacks.append(home)
-        windowed = len(members) > 1 or locate(stream, members[0].keys) is None
+        keys = members[0].keys
+        apart = locate(stream, keys) is None and spaces.hold(stream, keys)
+        windowed = len(members) > 1 or apart
         home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(
@@ -84,9 +86,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     ]
 
 
-def _token_dim(
-    entry: fx.Node, attention: Attention, dims: Dims, spaces: RowSpaces
-) -> int | None:
+def _token_dim(entry: fx.Node, attention: Attention, dims: Dims, spaces: RowSpaces) -> int | None:
     """Return the dim of a stream value that carries an attention's key rows, whole or windowed."""
     axes = dims.axes.get(entry, [])
     for dim, axis in enumerate(axes):

@@ -65,7 +65,9 @@ def plan_region(
         unread = dims.uses[node].unread if node in dims.uses else ()
         operands = [a for a in node.all_input_nodes if a not in unread]
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]
-        carried += [a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])]
+        carried += [
+            a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])
+        ]
         if node.op == "output":
             region.outputs = [a for a in carried if a in short]
             continue
@@ -105,10 +107,14 @@ def _in_place(
     axes = dims.axes.get(node, [])
     found = [(axis, touched(axis, holes)) for axis in axes]
     together = all(any(locate(axis, item) is not None for axis in axes) for item in items)
-    return together and any(here for _, here in found) and all(
-        locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
-        for axis, here in found
-        if here
+    return (
+        together
+        and any(here for _, here in found)
+        and all(
+            locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
+            for axis, here in found
+            if here
+        )
     )
 
 

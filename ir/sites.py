@@ -13,7 +13,7 @@ from math import prod
 
 from torch import fx
 
-from tokopt.ir.axis import Axis, locate
+from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims
 from tokopt.ir.holes import Barrier
 from tokopt.ir.lengths import product
@@ -117,9 +117,7 @@ def judge_sites(
     return [found[depth] for _, depth, _ in places]
 
 
-def _first_legal(
-    places: list[tuple[str, int, fx.Node]], legal: Callable[[fx.Node], bool]
-) -> int:
+def _first_legal(places: list[tuple[str, int, fx.Node]], legal: Callable[[fx.Node], bool]) -> int:
     """Return the index of the first legal value; their number where none is."""
     low, high = 0, len(places)
     while low < high:
@@ -131,9 +129,7 @@ def _first_legal(
     return low
 
 
-def _without(
-    grid: tuple[Axis, ...], unit: tuple[Axis, ...], barrier: Barrier
-) -> tuple[Axis, ...]:
+def _without(grid: tuple[Axis, ...], unit: tuple[Axis, ...], barrier: Barrier) -> tuple[Axis, ...]:
     """Return the factors that a barrier leaves; none where it does not say which it reads.
 
     None as well where a table of the groups' rows cannot be made: sizes in it are symbolic.

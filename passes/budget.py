@@ -86,9 +86,7 @@ def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
     consumer = facts.consumer
     if stack is consumer:
         return Fraction(1)
-    region = plan_region(
-        facts.exported.graph, facts.dims, site.value, site.tokens, unit=site.unit
-    )
+    region = plan_region(facts.exported.graph, facts.dims, site.value, site.tokens, unit=site.unit)
     merge = consumer.merge
     if merge is None or not isinstance(region, Region) or not _arrives(facts, region, merge):
         raise UnsupportedError(

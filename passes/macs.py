@@ -21,9 +21,9 @@ from tokopt.ir.binding import bind
 from tokopt.ir.dims import arguments_of, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.holes import Barrier
 from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
-from tokopt.ir.holes import Barrier
 from tokopt.ir.region import plan_region
 from tokopt.passes.budget import rows_per_token
 from tokopt.passes.oracle.sizes import Sizes
@@ -127,9 +127,7 @@ def _cut(
     unit: tuple[Axis, ...] = (),
 ) -> _Cut:
     graph, last = facts.exported.graph, stack.merge is not None
-    region = plan_region(
-        graph, facts.dims, value, tokens, unit=unit, last_row_kept=last
-    )
+    region = plan_region(graph, facts.dims, value, tokens, unit=unit, last_row_kept=last)
     if isinstance(region, Barrier):
         raise UnsupportedError(f"rows cannot be dropped here: {region}")
     return _Cut(tokens, kept, frozenset(region.short))

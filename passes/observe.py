@@ -64,7 +64,6 @@ class StackObservation:
             options=options or {},
         )
 
-
     def _groups(self, site: Site) -> Tensor:
         """Return the number of each row's group, int64 ``[B, N]``; 0 outside the token axis."""
         groups = torch.zeros_like(self.candidates, dtype=torch.int64)

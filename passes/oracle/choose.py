@@ -27,9 +27,7 @@ def choose(score: Tensor, candidates: Tensor, quota: Sequence[int]) -> Tensor:
     return stay
 
 
-def choose_rows(
-    score: Tensor, candidates: Tensor, table: Tensor, quota: Sequence[int]
-) -> Tensor:
+def choose_rows(score: Tensor, candidates: Tensor, table: Tensor, quota: Sequence[int]) -> Tensor:
     """Return which rows ``[B, N]`` stay where candidates go and stay in whole groups.
 
     ``table`` is ``[groups, rows per group]``: the rows of each group.  ``score`` is the same for

@@ -79,9 +79,7 @@ class Stages:
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(
-            placed.stage, table, after, candidates, scores, raw, quota
-        )
+        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:

@@ -85,6 +85,9 @@ def convolution(call: Operation) -> Any:
     weight, dead = call.tensor("weight"), call.dead("input")
     if weight is None or dead is None or call.get("transposed"):
         raise call.refuse("a kernel is computed from rows, or is transposed")
+    steps = {"stride": list(weight.shape[2:]), "padding": [0], "dilation": [1]}
+    if any(set(_ints(call.get(name))) - set(fits) for name, fits in steps.items()):
+        raise call.refuse("a convolution combines neighbouring rows")
     lines = dead.all(1, keepdim=True)
     if bool((dead.any(1, keepdim=True) != lines).any()):
         raise call.refuse("some channels of a row were dropped, and others not")
