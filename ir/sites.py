@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims
@@ -64,6 +65,14 @@ class Site:
     def scattered(self) -> bool:
         """Whether the rows of a group are not neighbours: other groups' rows lie between them."""
         return self.group != self.run
+
+    def groups(self, device: torch.device | None = None) -> Tensor:
+        """Return the number of the group of every row of the token axis, int64 ``[N]``."""
+        lengths = [int(axis.length) for axis in self.grid]
+        every = zip(self.grid, lengths, strict=True)
+        counted = [length if axis in self.unit else 1 for axis, length in every]
+        numbers = torch.arange(prod(counted), device=device).reshape(counted)
+        return numbers.expand(lengths).reshape(-1)
 
 
 def judge_sites(

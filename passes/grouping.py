@@ -13,22 +13,12 @@ from torch import Tensor
 from tokopt.ir.sites import Site
 
 
-def group_numbers(site: Site, device: torch.device) -> Tensor:
-    """Return the group of every row of the original token axis, int64 ``[N]``."""
-    lengths = [int(axis.length) for axis in site.grid]
-    counted = [n if axis in site.unit else 1 for axis, n in zip(site.grid, lengths, strict=True)]
-    count = 1
-    for length in counted:
-        count *= length
-    return torch.arange(count, device=device).reshape(counted).expand(lengths).reshape(-1)
-
-
 def group_table(site: Site, values: Tensor, origin: Tensor | None) -> Tensor:
     """Return int64 ``[B, groups, rows per group]``: the rows of each group, ascending.
 
     ``values`` is ``[B, N]`` over the rows there are now; ``origin`` their rows in the original.
     """
-    numbers = group_numbers(site, values.device)
+    numbers = site.groups(values.device)
     numbers = numbers.expand(values.shape) if origin is None else numbers[origin]
     order = torch.sort(numbers, dim=1, stable=True)[1]
     return order.unflatten(1, (-1, site.group))

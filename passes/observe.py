@@ -21,7 +21,6 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import total
 from tokopt.ir.sites import Site
 from tokopt.ir.stream import as_rows, stack_lead
-from tokopt.passes.grouping import group_numbers
 from tokopt.passes.methods.method import LayerTap, Taps
 from tokopt.passes.methods.rows import relay_attention, share
 from tokopt.passes.taps import TapRecipe, tap_recipe
@@ -67,7 +66,7 @@ class StackObservation:
     def _groups(self, site: Site) -> Tensor:
         """Return the number of each row's group, int64 ``[B, N]``; 0 outside the token axis."""
         groups = torch.zeros_like(self.candidates, dtype=torch.int64)
-        numbers = group_numbers(site, groups.device).repeat(len(groups))
+        numbers = site.groups(groups.device).repeat(len(groups))
         return groups.masked_scatter(self.candidates, numbers)
 
 
