@@ -105,9 +105,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     ]
 
 
-def token_dim(
-    entry: fx.Node, attention: Attention, dims: Dims, spaces: RowSpaces
-) -> int | None:
+def token_dim(entry: fx.Node, attention: Attention, dims: Dims, spaces: RowSpaces) -> int | None:
     """Return the dim of a stream value that carries an attention's key rows, whole or windowed."""
     axes = dims.axes.get(entry, [])
     for dim, axis in enumerate(axes):

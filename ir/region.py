@@ -18,6 +18,7 @@ from tokopt.ir.dims import Dims, is_factory, operator_name
 from tokopt.ir.holes import Barrier, Hole, Holes, holes_of, mix_reason, spread, touched, united
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.lengths import is_longer, is_one, same_length, total
+from tokopt.ir.movement import MOVES
 
 
 @dataclass
@@ -57,6 +58,7 @@ def plan_region(
     region = Region()
     short: set[fx.Node] = {value}
     holes: dict[fx.Node, Holes] = {}
+    computed: set[fx.Node] = set()  # values whose holes are not zeros any more
     node = value
     while node.next is not graph._root:
         node = node.next
@@ -69,6 +71,9 @@ def plan_region(
             a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])
         ]
         if node.op == "output":
+            filled = next((a for a in operands if a in computed), None)
+            if filled is not None:
+                return Barrier(filled, "an output is computed from rows that were regrouped")
             region.outputs = [a for a in carried if a in short]
             continue
         if is_factory(node) or not (carried or any(a in holes for a in operands)):
@@ -96,6 +101,10 @@ def plan_region(
             region.merges.append(node)
         elif result:
             holes[node] = result
+            if operator_name(node) not in {*MOVES, "getitem"} or any(
+                a in computed for a in operands
+            ):
+                computed.add(node)
     region.holes = set(holes)
     return region
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import torch
@@ -48,8 +49,16 @@ class Site:
 
     @property
     def whole(self) -> tuple[int, ...]:
-        """Lengths of the factors that stay whole, outer first: 2x2 rows leave together."""
-        return tuple(int(axis.length) for axis in self.grid if axis not in self.unit)
+        """Lengths of the factors that stay whole, outer first: 2x2 rows leave together.
+
+        Factors side by side are one length (a window 4 wide), where they are not all there are.
+        """
+        runs = [
+            [int(axis.length) for axis in run]
+            for stays, run in groupby(self.grid, key=lambda axis: axis not in self.unit)
+            if stays
+        ]
+        return tuple(runs[0]) if len(runs) == 1 else tuple(prod(run) for run in runs)
 
     @property
     def group(self) -> int:
