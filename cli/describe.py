@@ -7,7 +7,6 @@ modules, parameters and inputs, nor on metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, fx
@@ -16,9 +15,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from tokopt.cli.describe_call import describe_call, describe_length
 from tokopt.cli.describe_stack import describe_stack
-from tokopt.ir.attention import Attention
-from tokopt.ir.axis import Axis, fragments, locate
+from tokopt.ir.axis import Axis, locate
 from tokopt.ir.facts import Facts
+from tokopt.ir.layers import Layer
 from tokopt.ir.lengths import length_of
 from tokopt.ir.names import Names, given_name
 from tokopt.ir.program import Program
@@ -80,7 +79,7 @@ def _budget(facts: Facts, names: Names) -> dict[str, Any] | None:
         return None
     consumer = facts.consumer
     tokens = consumer.sites[0].tokens
-    counted = [x.depth for x in consumer.stack.layers if _holds(x.attention, tokens)]
+    counted = [x.depth for x in consumer.stack.layers if _holds(x, tokens)]
     return {
         "stack": consumer.role,
         "visual": describe_length(consumer.count, names),
@@ -88,10 +87,9 @@ def _budget(facts: Facts, names: Names) -> dict[str, Any] | None:
     }
 
 
-def _holds(attention: Iterable[Attention], tokens: Axis) -> bool:
-    pieces = fragments(tokens)
-    keys = [a.keys.root for a in attention]
-    return any(locate(key, tokens) is not None or id(key) in pieces for key in keys)
+def _holds(layer: Layer, tokens: Axis) -> bool:
+    """Return whether a layer's keys are rows of the token axis, all of them or those of windows."""
+    return layer.windowed or any(locate(a.keys, tokens) is not None for a in layer.attention)
 
 
 def _inputs(exported: ExportedProgram, names: Names) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tokopt.cli.describe_call import describe_call, describe_length
-from tokopt.ir.axis import fragments
+from tokopt.ir.axis import locate
 from tokopt.ir.dims import Dims
 from tokopt.ir.facts import TokenStack
+from tokopt.ir.holes import Barrier
 from tokopt.ir.layers import Layer, Stack
 from tokopt.ir.lengths import Length, product, quotient, total
 from tokopt.ir.merge import Merge
@@ -19,7 +20,8 @@ def describe_stack(stack: TokenStack, dims: Dims, names: Names, places: bool) ->
     """Return a stack's rows, visual and protected tokens, relay, merge, layers and sites.
 
     ``relay`` counts rows of the stream, from the end where negative; ``keys`` of a layer is the
-    longest window, ``group`` of a site the rows that leave together.
+    longest window, ``group`` of a site the rows that leave together: ``whole`` factors of the grid,
+    as ``grouped_by`` has it.
     """
     return {
         "role": stack.role,
@@ -61,9 +63,10 @@ def _layer(layer: Layer, stack: Stack, dims: Dims, names: Names) -> dict[str, An
 
 def _windows(layer: Layer, stack: Stack) -> int:
     """Return in how many windows a layer attends: 1 where every row reads every row."""
-    folds = quotient(stack.stream.root.length, layer.attention[0].keys.root.length)
-    folded = isinstance(folds, int) and id(layer.attention[0].keys.root) in fragments(stack.stream)
-    return max(len(layer.attention), folds if folded and isinstance(folds, int) else 1)
+    keys = layer.attention[0].keys
+    inside = layer.windowed or locate(stack.stream, keys) is not None
+    count = quotient(stack.stream.root.length, keys.root.length) if inside else 1
+    return max(len(layer.attention), count if isinstance(count, int) else 1)
 
 
 def _heads(layer: Layer, stack: Stack, dims: Dims) -> Length | None:
@@ -80,17 +83,23 @@ def _heads(layer: Layer, stack: Stack, dims: Dims) -> Length | None:
 
 
 def _site(site: Site, names: Names, places: bool) -> dict[str, Any]:
-    barrier = None
-    if site.barrier is not None:
-        reason = names.readable(site.barrier.reason)
-        barrier = {"reason": reason, **describe_call(site.barrier.node, names, places)}
     return {
         "name": site.name,
         "value": names.node(site.value),
         "legal": site.legal,
         "group": site.group,
-        "barrier": barrier,
+        "whole": list(site.whole),
+        "neighbours": not site.scattered,
+        "barrier": _barrier(site.barrier, names, places),
+        "grouped_by": _barrier(site.reason, names, places) if site.group > 1 else None,
     }
+
+
+def _barrier(barrier: Barrier | None, names: Names, places: bool) -> dict[str, Any] | None:
+    if barrier is None:
+        return None
+    reason = names.readable(barrier.reason)
+    return {"reason": reason, **describe_call(barrier.node, names, places)}
 
 
 def _order(length: int | str) -> tuple[int, int | str]:

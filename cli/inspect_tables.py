@@ -59,7 +59,9 @@ def _stack(stack: Described) -> Iterator[RenderableType]:
         )
     yield Padding(layers, (1, 0, 0, 2))
     sites = _table("sites", "legal", "why")
-    for first, last in _runs(stack["sites"], lambda s: [s["legal"], s["group"], s["barrier"]]):
+    for first, last in _runs(
+        stack["sites"], lambda s: [s["legal"], s["group"], s["barrier"], s["grouped_by"]]
+    ):
         name = first["name"] if first is last else f"{first['name']} … {last['name']}"
         sites.add_row(name, "yes" if first["legal"] else "no", _reason(first))
     yield Padding(sites, (1, 0, 0, 2))
@@ -87,7 +89,13 @@ def _relay(relay: int | None) -> str:
 def _reason(site: Described) -> str:
     if site["barrier"] is not None:
         return f"{site['barrier']['reason']}: {_call(site['barrier'])}"
-    return "any row" if site["group"] == 1 else f"only whole groups of {site['group']} rows"
+    if site["group"] == 1:
+        return "any row"
+    across = "x".join(map(str, site["whole"]))
+    shape = f" ({across})" if len(site["whole"]) > 1 else ""
+    by = site["grouped_by"]
+    because = "" if by is None else f"; {by['reason']}: {_call(by)}"
+    return f"only whole groups of {site['group']} rows{shape}{because}"
 
 
 def _budget(budget: Described | None) -> Text:

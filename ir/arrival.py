@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims, describe
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.labels import Labels
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.lengths import Length
 from tokopt.ir.region import Region
+from tokopt.ir.sites import Site
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,21 @@ def arrival(
     exported: ExportedProgram,
     dims: Dims,
     region: Region,
-    value: fx.Node,
-    dim: int,
-    tokens: Axis,
+    site: Site,
     target: fx.Node,
     width: Length,
     items: Length,
     holes: bool,
 ) -> Arrival:
-    """Return how the units ``tokens`` of ``value`` (along ``dim``) arrive at ``target``.
+    """Return how the units of a site (rows, or groups that leave together) arrive at ``target``.
 
     The rows of ``target``, of ``width`` elements each, are written into ``items`` sequences.
     Raises ``UnsupportedError`` where that is only known at run time, or differs between items.
     """
-    lead = lead_axes(dims.axes[value], dim, tokens)
-    labels = Labels(exported, dims, {value, *region.short}, tokens.root, lead)
+    lead = lead_axes(dims.axes[site.value], site.dim, site.tokens)
+    labels = Labels(exported, dims, {site.value, *region.short}, site, lead)
     rows = labels.rows(target, labels.number(width))
-    count, units = labels.number(items), labels.number(tokens.root.length)
+    count, units = labels.number(items), labels.units
     of_items = rows.reshape(count, -1)
     towers = prod(labels.number(axis.root.length) for axis in lead)
     if towers % count:

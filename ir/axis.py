@@ -46,6 +46,19 @@ class Axis:
             return [root]
         return [leaf for part in root.parts for leaf in part.leaves()]
 
+    def primes(self) -> list[Axis]:
+        """Return the finest known factors of the axis, outer first, those of length 1 left out."""
+        root = self.root
+        if not root.factors:
+            return [root]
+        return [p for f in root.factors for p in f.primes() if not is_one(p.length)]
+
+    def atoms(self) -> list[Axis]:
+        """Return all pieces of the axis that have no pieces, by parts and by factors."""
+        root = self.root
+        children = [*root.parts, *root.factors]
+        return [a for child in children for a in child.atoms()] if children else [root]
+
 
 def unify(a: Axis, b: Axis) -> bool:
     """Make two axes one.  Returns False (and changes nothing) where their lengths may differ."""
@@ -197,6 +210,9 @@ def split_factor(axis: Axis, outer: Length) -> tuple[Axis, list[Axis]] | None:
     return Axis(outer, factors=head), tail
 
 
+Step = tuple[str, tuple[Axis, ...], int]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a token axis lies inside a dim: ``outer`` x (``before`` + tokens + ``after``) x inner.
@@ -205,7 +221,7 @@ class Place:
     with kind ``"+"`` (concatenation) or ``"*"`` (product).
     """
 
-    path: tuple[tuple[str, tuple[Axis, ...], int], ...]
+    path: tuple[Step, ...]
 
     @property
     def whole(self) -> bool:
@@ -214,23 +230,34 @@ class Place:
 
 
 def locate(dim: Axis, tokens: Axis) -> Place | None:
-    """Return where ``tokens`` lies inside ``dim``, or None where it does not."""
+    """Return where ``tokens`` lies inside ``dim``, or None where it does not.
+
+    A product of factors also lies where its factors stand one after the other.
+    """
     tokens = tokens.root
-    for place in _walk(dim.root, tokens, ()):
+    for place in _walk(dim.root, tokens, tokens.primes(), ()):
         return Place(place)
     return None
 
 
 def _walk(
-    axis: Axis, tokens: Axis, path: tuple[tuple[str, tuple[Axis, ...], int], ...]
-) -> Iterator[tuple[tuple[str, tuple[Axis, ...], int], ...]]:
+    axis: Axis, tokens: Axis, primes: list[Axis], path: tuple[Step, ...]
+) -> Iterator[tuple[Step, ...]]:
     if axis is tokens:
         yield path
         return
     for kind, children in (("+", axis.parts), ("*", axis.factors)):
         roots = tuple(child.root for child in children)
         for index, child in enumerate(roots):
-            yield from _walk(child, tokens, (*path, (kind, roots, index)))
+            yield from _walk(child, tokens, primes, (*path, (kind, roots, index)))
+    if axis.factors and len(primes) > 1:
+        own = axis.primes()
+        for at in range(len(own) - len(primes) + 1):
+            if own == primes:
+                yield path
+            elif own[at : at + len(primes)] == primes:
+                run = (*own[:at], tokens, *own[at + len(primes) :])
+                yield (*path, ("*", run, at))
 
 
 def fragments(tokens: Axis) -> set[int]:

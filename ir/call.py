@@ -43,21 +43,31 @@ class Move:
 
 @dataclass(frozen=True)
 class Mix:
-    """Rows of ``operand``'s dim ``dim`` are combined by their position."""
+    """Rows of ``operand``'s dim ``dim`` are combined by their position.
+
+    ``factor``: only along this factor of the dim (a pooling window); the others pass.
+    """
 
     operand: fx.Node
     dim: int
     reason: str
+    factor: Axis | None = None
 
 
 @dataclass
 class Uses:
-    """All that a rule said of one call beyond equalities."""
+    """All that a rule said of one call beyond equalities.
+
+    ``unread`` operands lend a dtype: none of their entries is read.  ``repeats`` are dims of the
+    output along which rows are repeated or operands counted: no dim's rows go there.
+    """
 
     folds: set[tuple[fx.Node, int]] = field(default_factory=set)
     picks: list[Pick] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     mixes: list[Mix] = field(default_factory=list)
+    unread: set[fx.Node] = field(default_factory=set)
+    repeats: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -120,6 +130,16 @@ class Call:
         """Say that a dim is reduced as a set."""
         self.uses.folds.add((operand, dim % len(self.axes[operand])))
 
+    def unread(self, operand: fx.Node) -> None:
+        """Say that no entry of an operand is read."""
+        self.uses.unread.add(operand)
+        for dim in range(len(self.axes[operand])):
+            self.fold(operand, dim)
+
+    def repeat(self, out: int) -> None:
+        """Say that no dim's rows go to a dim of the output: it repeats, or counts operands."""
+        self.uses.repeats.add(out)
+
     def pick(self, operand: fx.Node, dim: int, start: Length, length: Length) -> None:
         """Say that a constant range of a dim is read."""
         self.uses.picks.append(Pick(operand, dim, start, length))
@@ -129,10 +149,10 @@ class Call:
         if not is_one(self.axes[operand][dim].length):
             self.uses.moves.append(Move(operand, dim, out, reason))
 
-    def mix(self, operand: fx.Node, dim: int, reason: str) -> None:
-        """Say that a dim's rows are combined by position."""
+    def mix(self, operand: fx.Node, dim: int, reason: str, factor: Axis | None = None) -> None:
+        """Say that a dim's rows are combined by position, perhaps along one factor alone."""
         if not is_one(self.axes[operand][dim].length):
-            self.uses.mixes.append(Mix(operand, dim, reason))
+            self.uses.mixes.append(Mix(operand, dim, reason, factor))
 
     def wrap(self, operand: fx.Node, dim: int) -> int:
         """Return a possibly negative dim as a non-negative one."""

@@ -22,6 +22,7 @@ from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims, operator_name
 from tokopt.ir.layers import Block, Layer, Stack, enclosing, token_dim
 from tokopt.ir.one_dim import in_one_dim
+from tokopt.ir.row_spaces import RowSpaces
 
 ALIAS = torch.ops.aten.alias.default
 
@@ -71,13 +72,16 @@ def cross_stacks(readings: list[Reading], dims: Dims) -> list[Stack]:
         if home is None:
             chains.append(home := [])
         home.append(reading)
-    found = []
+    if not chains:
+        return []
+    found: list[Stack] = []
+    spaces = RowSpaces(dims)
     for chain in chains:
         layers = tuple(
-            Layer(depth, reading.source, reading.block.join, (reading.attention,))
+            Layer(depth, reading.source, reading.block.join, (reading.attention,), False)
             for depth, reading in enumerate(chain)
         )
-        dim = token_dim(layers[0].entry, layers[0].attention[0], dims)
+        dim = token_dim(layers[0].entry, layers[0].attention[0], dims, spaces)
         if dim is not None:
             stream = dims.axis(layers[0].entry, dim)
             found.append(Stack(layers, dim, stream, layers[-1].entry, cross=True))

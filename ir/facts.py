@@ -77,9 +77,9 @@ class Facts:
     def consumer(self) -> TokenStack:
         """The stack that budgets count: the decoder, or the only stack with visual tokens."""
         for role in ("decoder", "vision"):
-            for stack in self.stacks:
-                if stack.role == role:
-                    return stack
+            alike = [s for s in self.stacks if s.role.rstrip("0123456789") == role]
+            if alike:
+                return next((s for s in alike if any(x.legal for x in s.sites)), alike[0])
         raise UnsupportedError(
             "no stack of attention layers over visual tokens was found",
             expected="attention layers joined by skip connections, fed by a floating-point input",
@@ -110,7 +110,7 @@ class Facts:
         graph, boundary = self.exported.graph, fed.boundary
         if boundary is None or not self.dependence.reaches(site.value, boundary):
             return None
-        region = plan_region(graph, self.dims, site.value, site.tokens)
+        region = plan_region(graph, self.dims, site.value, site.tokens, unit=site.unit)
         if not isinstance(region, Region) or boundary not in (*region.merges, *region.short):
             return None
         target = boundary if fed.merge is None else fed.merge.source
@@ -120,9 +120,7 @@ class Facts:
             self.exported,
             self.dims,
             region,
-            site.value,
-            site.dim,
-            site.tokens,
+            site,
             target,
             self.dims.axes[boundary][-1].length,
             items,

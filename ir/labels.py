@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tokopt.ir.axis import Axis
+from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import Length, length_of
+from tokopt.ir.linked import linked_marks
 from tokopt.ir.movement import MOVES, PER_ROW
+from tokopt.ir.sites import Site
 
 ELSEWHERE = -1
 """The label of rows that come from elsewhere than the tower."""
@@ -34,11 +36,15 @@ class Labels:
         exported: ExportedProgram,
         dims: Dims,
         carriers: set[fx.Node],
-        tokens: Axis,
+        site: Site,
         lead: tuple[Axis, ...],
     ) -> None:
         self.exported, self.dims = exported, dims
-        self.carriers, self.tokens, self.lead = carriers, tokens, [axis.root for axis in lead]
+        self.carriers, self.tokens = carriers, site.tokens.root
+        self.lead = [axis.root for axis in lead]
+        rows = torch.arange(self.number(self.tokens.length))
+        self.unit_of = site.groups() if site.scattered else rows
+        self.units = int(self.unit_of.max()) + 1
         self.known: dict[fx.Node, Any] = {}
         self.real: dict[fx.Node, Any] = {}
 
@@ -81,6 +87,11 @@ class Labels:
             labels = next(labels for labels in given.values() if labels is not None)
             return labels[..., :1].expand(self._shape(node))
         if name not in MOVES and name != "getitem":
+            uses = self.dims.uses.get(node)
+            if uses is not None and not uses.moves:
+                operand, labels = next((a, f) for a, f in given.items() if f is not None)
+                before, after = self.dims.axes[operand], self.dims.axes[node]
+                return linked_marks(labels, before, after, self._shape(node))
             raise UnsupportedError(
                 f"rows pass through {name} on their way to the merge", where=describe(node)
             )
@@ -134,15 +145,16 @@ class Labels:
     def _along(self, axis: Axis) -> tuple[Tensor, bool | None]:
         """Return what each row of an axis adds to a label; whether the axis holds the units."""
         axis, length = axis.root, self.number(axis.root.length)
-        if axis is self.tokens:
-            return torch.arange(length), True
+        place = locate(axis, self.tokens)
+        if place is not None and place.whole:
+            return self.unit_of, True
         if axis in self.lead:
             inner = [self.number(a.length) for a in self.lead[self.lead.index(axis) + 1 :]]
-            units = self.number(self.tokens.length)
-            return torch.arange(length) * prod(inner) * units, None
+            return torch.arange(length) * prod(inner) * self.units, None
         if axis.factors:
             total, holds = torch.zeros(1, dtype=torch.int64), None
-            for factor in axis.factors:
+            step = None if place is None else place.path[0]
+            for factor in step[1] if step is not None and step[0] == "*" else axis.factors:
                 offsets, held = self._along(factor)
                 holds = holds or held
                 both = (total < 0)[:, None] | (offsets < 0)

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from torch import fx
 
 from tokopt.ir.attention import Attention
-from tokopt.ir.axis import Axis, fragments, locate
+from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims
 from tokopt.ir.lengths import is_one
+from tokopt.ir.row_spaces import RowSpaces
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention block: where it enters and leaves the stream, its attentions."""
+    """One attention block: where it enters and leaves the stream, its attentions.
+
+    ``windowed``: it attends inside windows, each an attention of its own or all in one.
+    """
 
     depth: int
     entry: fx.Node
     join: fx.Node
     attention: tuple[Attention, ...]
-
-    @property
-    def windowed(self) -> bool:
-        """Whether the layer attends inside windows, each an attention of its own."""
-        return len(self.attention) > 1
+    windowed: bool
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         block = enclosing(attention, joins, dependence)
         if block is not None:
             blocks.setdefault(block.join, (block.entry, []))[1].append(attention)
+    spaces = RowSpaces(dims)
     stacks: list[tuple[list[Layer], int, Axis]] = []
     for join, (entry, members) in sorted(blocks.items(), key=lambda b: dependence.order[b[0]]):
-        dim = token_dim(entry, members[0], dims)
+        dim = token_dim(entry, members[0], dims, spaces)
         if dim is None:
             continue
         stream = dims.axis(entry, dim)
@@ -92,7 +93,10 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         if home is None:
             home = ([], dim, stream)
             stacks.append(home)
-        home[0].append(Layer(len(home[0]), entry, join, tuple(members)))
+        keys = members[0].keys
+        apart = locate(stream, keys) is None and spaces.hold(stream, keys)
+        windowed = len(members) > 1 or apart
+        home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(
             tuple(layers), dim, stream, _end(layers[-1].join, stream, dim, joins, dims, dependence)
@@ -101,16 +105,13 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     ]
 
 
-def token_dim(entry: fx.Node, attention: Attention, dims: Dims) -> int | None:
+def token_dim(entry: fx.Node, attention: Attention, dims: Dims, spaces: RowSpaces) -> int | None:
     """Return the dim of a stream value that carries an attention's key rows, whole or windowed."""
     axes = dims.axes.get(entry, [])
     for dim, axis in enumerate(axes):
         if not is_one(axis.length) and locate(axis, attention.keys) is not None:
             return dim
-    for dim, axis in enumerate(axes):
-        if id(attention.keys.root) in fragments(axis):
-            return dim
-    return None
+    return next((d for d, axis in enumerate(axes) if spaces.hold(axis, attention.keys)), None)
 
 
 def _end(

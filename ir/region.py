@@ -8,26 +8,17 @@ rows as holes; holes may be moved and projected but not combined.  Anything else
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
-from tokopt.ir.axis import Axis, fragments, locate
-from tokopt.ir.call import Mix
-from tokopt.ir.dims import Dims, describe, is_factory, operator_name
+from tokopt.ir.axis import Axis, locate
+from tokopt.ir.dims import Dims, is_factory, operator_name
+from tokopt.ir.holes import Barrier, Hole, Holes, holes_of, mix_reason, spread, touched, united
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.lengths import is_longer, is_one, same_length, total
-
-
-@dataclass(frozen=True)
-class Barrier:
-    """Why an axis cannot be shortened: the node that reads its rows by position."""
-
-    node: fx.Node
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {describe(self.node)}"
+from tokopt.ir.movement import MOVES
 
 
 @dataclass
@@ -47,29 +38,45 @@ class Region:
 
 
 def plan_region(
-    graph: fx.Graph, dims: Dims, value: fx.Node, tokens: Axis, *, last_row_kept: bool = False
+    graph: fx.Graph,
+    dims: Dims,
+    value: fx.Node,
+    tokens: Axis,
+    *,
+    unit: Sequence[Axis] = (),
+    last_row_kept: bool = False,
 ) -> Region | Barrier:
     """Return the region downstream of ``value`` when ``tokens`` is shortened, or the barrier.
 
-    ``last_row_kept`` says that the axis's last row is never dropped (the last prompt token).
+    ``unit``: the factors of ``tokens`` along which rows are dropped, the others staying whole (all
+    of them where none is given).  ``last_row_kept`` says that the axis's last row is never dropped
+    (the last prompt token).
     """
     tokens = tokens.root
-    pieces = fragments(tokens)
+    dropped = holes_of(unit or tokens.primes())
     items = _items(dims, value, tokens)
     region = Region()
     short: set[fx.Node] = {value}
-    tainted: dict[fx.Node, set[int]] = {}
+    holes: dict[fx.Node, Holes] = {}
+    computed: set[fx.Node] = set()  # values whose holes are not zeros any more
     node = value
     while node.next is not graph._root:
         node = node.next
         if node.op == "placeholder":
             continue
-        operands = node.all_input_nodes
+        unread = dims.uses[node].unread if node in dims.uses else ()
+        operands = [a for a in node.all_input_nodes if a not in unread]
         carried = [a for a in operands if a in short and _carries(dims, a, tokens)]
+        carried += [
+            a for a in operands if a in holes and _in_place(dims, a, tokens, items, holes[a])
+        ]
         if node.op == "output":
-            region.outputs = carried
+            filled = next((a for a in operands if a in computed), None)
+            if filled is not None:
+                return Barrier(filled, "an output is computed from rows that were regrouped")
+            region.outputs = [a for a in carried if a in short]
             continue
-        if is_factory(node) or not (carried or any(a in tainted for a in operands)):
+        if is_factory(node) or not (carried or any(a in holes for a in operands)):
             if any(a in short for a in operands) and not is_factory(node):
                 short.add(node)  # downstream, but no longer of the axis (a pooled vector)
             continue
@@ -78,23 +85,46 @@ def plan_region(
         elif carried:
             return Barrier(node, "reads the size of the token axis")
         apart = _takes_items_apart(node, carried, dims, tokens, items)
-        verdict = not apart and _judge(node, carried, dims, tokens, pieces, last_row_kept)
+        verdict = not apart and _judge(node, carried, dims, tokens, dropped, last_row_kept)
         if isinstance(verdict, Barrier):
             return verdict
-        if verdict:  # the rows pass: the call runs short
+        if verdict and all(a in carried for a in operands if a in holes):
             short.add(node)
             region.short.append(node)
             continue
-        region.restores.extend((node, a) for a in carried)
-        holes = _spread(node, carried, dims, tokens, pieces, tainted)
-        if isinstance(holes, Barrier):
-            return holes
-        if _is_merge(node, carried, tainted):
+        region.restores.extend((node, a) for a in carried if a in short)
+        given = {a: holes.get(a, dropped if a in carried else {}) for a in operands}
+        result = spread(node, dims, given)
+        if isinstance(result, Barrier):
+            return result
+        if _is_merge(node, carried, holes):
             region.merges.append(node)
-        elif holes:
-            tainted[node] = holes
-    region.holes = set(tainted)
+        elif result:
+            holes[node] = result
+            if operator_name(node) not in {*MOVES, "getitem"} or any(
+                a in computed for a in operands
+            ):
+                computed.add(node)
+    region.holes = set(holes)
     return region
+
+
+def _in_place(
+    dims: Dims, node: fx.Node, tokens: Axis, items: tuple[Axis, ...], holes: Holes
+) -> bool:
+    """Return whether a value's holes are the rows that were dropped: it can be gathered again."""
+    axes = dims.axes.get(node, [])
+    found = [(axis, touched(axis, holes)) for axis in axes]
+    together = all(any(locate(axis, item) is not None for axis in axes) for item in items)
+    return (
+        together
+        and any(here for _, here in found)
+        and all(
+            locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
+            for axis, here in found
+            if here
+        )
+    )
 
 
 def _carries(dims: Dims, node: fx.Node, tokens: Axis) -> bool:
@@ -133,7 +163,7 @@ def _judge(
     carried: list[fx.Node],
     dims: Dims,
     tokens: Axis,
-    pieces: set[int],
+    dropped: Mapping[Axis, Hole],
     last_row_kept: bool,
 ) -> bool | Barrier:
     """Return True where the call can run short, False where rows must be restored first."""
@@ -143,16 +173,19 @@ def _judge(
         return True
     uses = dims.uses[node]
     outs = dims.outs.get(node) or [dims.axes[node]]
+    pieces = {atom for atom in tokens.atoms() if not is_one(atom.length)}
     passes = any(locate(axis, tokens) is not None for axes in outs for axis in axes)
-    broken = any(id(axis.root) in pieces for axes in outs for axis in axes)
+    broken = any(atom in pieces for axes in outs for axis in axes for atom in axis.atoms())
     for operand in carried:
         for dim, axis in enumerate(dims.axes.get(operand, [])):
-            place = locate(axis, tokens)
-            if place is None:
+            if locate(axis, tokens) is None:
                 continue
-            mix = next((m for m in uses.mixes if (m.operand, m.dim) == (operand, dim)), None)
-            if mix is not None:
-                return Barrier(node, _reason(mix, axis))
+            for mix in (m for m in uses.mixes if (m.operand, m.dim) == (operand, dim)):
+                if mix.factor is None:
+                    read = united(touched(axis, dropped).values()).sources
+                    return Barrier(node, mix_reason(mix.reason, axis), read)
+                if any(atom in pieces for atom in mix.factor.atoms()):
+                    return False  # some of the tokens are in one window: not all need be dropped
             if any((m.operand, m.dim) == (operand, dim) for m in uses.moves):
                 return False
             for pick in uses.picks:
@@ -166,18 +199,13 @@ def _judge(
     return not (broken and not passes)
 
 
-def _reason(mix: Mix, axis: Axis) -> str:
-    return f"{mix.reason} (a dim of {axis.root.length} rows)"
-
-
 def _outside(start: object, length: object, axis: Axis, tokens: Axis, last_row_kept: bool) -> bool:
     """Return whether a range of rows does not touch the token axis, or holds all of it."""
-    leaves, before = axis.root, 0
-    if leaves is tokens.root:
+    place = locate(axis, tokens)
+    if place is not None and place.whole:
         whole = same_length(start, 0) and same_length(length, axis.root.length)
         end = same_length(total([start, length]), axis.root.length)
         return whole or (last_row_kept and end and is_one(length))
-    place = locate(axis, tokens)
     if place is None or len(place.path) != 1 or place.path[0][0] != "+":
         return False
     _, children, index = place.path[0]
@@ -190,63 +218,7 @@ def _outside(start: object, length: object, axis: Axis, tokens: Axis, last_row_k
     return left or right or around
 
 
-def _spread(
-    node: fx.Node,
-    carried: list[fx.Node],
-    dims: Dims,
-    tokens: Axis,
-    pieces: set[int],
-    tainted: dict[fx.Node, set[int]],
-) -> set[int] | Barrier:
-    """Return the axes of a call's output that have holes, or the barrier that combines them."""
-    if operator_name(node) == "getitem":
-        return tainted.get(node.all_input_nodes[0], set())
-    uses = dims.uses.get(node)
-    outs = dims.outs.get(node) or [dims.axes.get(node, [])]
-    if uses is None:
-        return Barrier(node, "reads rows that a restored axis leaves empty")
-    holed: dict[fx.Node, set[int]] = {}
-    for operand in node.all_input_nodes:
-        axes = dims.axes.get(operand, [])
-        if operand in carried:
-            holed[operand] = {d for d, a in enumerate(axes) if _touches(a, tokens, pieces)}
-        elif operand in tainted:
-            holed[operand] = {d for d, a in enumerate(axes) if id(a.root) in tainted[operand]}
-    for operand, dims_with_holes in holed.items():
-        for dim in dims_with_holes:
-            mix = next((m for m in uses.mixes if (m.operand, m.dim) == (operand, dim)), None)
-            axis = dims.axes[operand][dim]
-            if mix is not None:
-                return Barrier(node, _reason(mix, axis))
-            if (operand, dim) in uses.folds:
-                return Barrier(
-                    node, f"reduces {axis.root.length} rows that were regrouped by position"
-                )
-    sources = {id(dims.axes[o][d].root) for o, ds in holed.items() for d in ds}
-    clean = {
-        id(a.root)
-        for o in node.all_input_nodes
-        for d, a in enumerate(dims.axes.get(o, []))
-        if d not in holed.get(o, set()) and id(a.root) not in sources
-    }
-    moved = {
-        id(outs[0][m.out].root)  # an index may run along it and is whole: its rows are not
-        for m in uses.moves
-        if m.out is not None and m.dim in holed.get(m.operand, ())
-    }
-    return moved | {
-        id(axis.root)
-        for axes in outs
-        for axis in axes
-        if not is_one(axis.root.length) and id(axis.root) not in clean
-    }
-
-
-def _touches(axis: Axis, tokens: Axis, pieces: set[int]) -> bool:
-    return locate(axis, tokens) is not None or id(axis.root) in pieces
-
-
-def _is_merge(node: fx.Node, carried: list[fx.Node], tainted: dict[fx.Node, set[int]]) -> bool:
+def _is_merge(node: fx.Node, carried: list[fx.Node], tainted: Mapping[fx.Node, Holes]) -> bool:
     if operator_name(node) == THREAD:
         return True
     if operator_name(node) not in MERGES:

@@ -66,7 +66,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         if kept is not None and boundary is not None:
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
-        state = _initial(work, head)
+        state = _initial(work, head, [site for _, _, _, site in stages])
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head
@@ -96,6 +96,14 @@ def _runs(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[Ru
         if home is None:
             runs.append(home := [])
         home.append((stack, members))
+    for run in runs:
+        sites = [site for _, members in run for _, _, site in members]
+        for a, b in itertools.pairwise(sites):
+            if a.unit != b.unit:
+                raise UnsupportedError(
+                    f"rows leave in groups of {a.group} at {a.name} and of {b.group} at {b.name}",
+                    expected="stages along one token axis at sites with the same groups",
+                )
     return runs
 
 
@@ -123,15 +131,15 @@ def _in_data_order(
     return [(stack, grouped[stack.role]) for stack in order]
 
 
-def _initial(work: Workspace, stack: TokenStack) -> StackState:
+def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackState:
     if not isinstance(stack.count, int):
         raise UnsupportedError(
             "the number of visual tokens is symbolic",
             hint="export with a constant image size and one image per prompt",
         )
     if stack.merge is None:
-        legal = next((s for s in stack.sites if s.legal), stack.sites[0])
-        return StackState(rows=stack.count // legal.group, visual=stack.count)
+        run = sites[0].run if sites else 1
+        return StackState(rows=stack.count // run, visual=stack.count)
     with work.after(stack.merge.node):
         rows = work.size(stack.merge.node, stack.stack.dim)
         mask = visual_mask(work, stack, stack.merge)

@@ -17,6 +17,7 @@ from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
+from tokopt.ir.linked import linked_marks
 from tokopt.ir.merge import Merge
 from tokopt.ir.movement import MOVES, PER_ROW
 from tokopt.passes.cut import Cut
@@ -131,11 +132,25 @@ class _Replay:
             first = work.call(aten.slice.Tensor, flag, -1, 0, 1)
             shape = [work.size(node, d) for d in range(len(node.meta["val"].shape))]
             return work.call(aten.expand.default, first, shape)
+        if node in work.facts.dims.uses and not work.facts.dims.uses[node].moves:
+            return self._linked(node, given)
         raise UnsupportedError(
             f"rows with holes pass through {name} on their way to the merge",
             where=describe(node),
             hint="place the stage at decoder:0 instead",
         )
+
+    def _linked(self, node: fx.Node, given: dict[fx.Node, fx.Node | None]) -> fx.Node:
+        """Pass the flags on along linked dims, whatever the call computes."""
+        work = self.work
+        operand, flag = next((a, f) for a, f in given.items() if f is not None)
+        before, after = work.axes[operand], work.axes[node]
+        sizes = [work.size(node, dim) for dim in range(len(after))]
+
+        def passed(flags: Tensor, *shape: int) -> Tensor:
+            return linked_marks(flags, before, after, shape)
+
+        return work.splice(passed, [flag, *sizes])
 
     def _moved(self, node: fx.Node, given: dict[fx.Node, fx.Node | None]) -> fx.Node:
         """Replay a row movement: data operands become flags, index operands stay."""

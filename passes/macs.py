@@ -21,9 +21,10 @@ from tokopt.ir.binding import bind
 from tokopt.ir.dims import arguments_of, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.holes import Barrier
 from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
-from tokopt.ir.region import Barrier, plan_region
+from tokopt.ir.region import plan_region
 from tokopt.passes.oracle.sizes import Sizes
 
 LEFT = {
@@ -101,8 +102,8 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
         if stack is consumer and stack.merge is not None:
             kept = _with_text(stack, stage.keep, sizes)
         else:
-            kept = stage.keep // site.group
-        cuts.append(_cut(facts, stack, site.value, site.tokens, kept))
+            kept = stage.keep // site.run
+        cuts.append(_cut(facts, stack, site.value, site.tokens, kept, site.unit))
         fed = None if stack is consumer else facts.arrival(site, consumer)
         if fed is not None and fed.holes and consumer.boundary is not None:
             whole = _with_text(consumer, fed.rows(stage.keep // site.group), sizes)
@@ -116,9 +117,16 @@ def _with_text(stack: TokenStack, visual: int, sizes: Sizes) -> int:
     return int(rows - sizes.number(stack.count) + visual)
 
 
-def _cut(facts: Facts, stack: TokenStack, value: fx.Node, tokens: Axis, kept: int) -> _Cut:
+def _cut(
+    facts: Facts,
+    stack: TokenStack,
+    value: fx.Node,
+    tokens: Axis,
+    kept: int,
+    unit: tuple[Axis, ...] = (),
+) -> _Cut:
     graph, last = facts.exported.graph, stack.merge is not None
-    region = plan_region(graph, facts.dims, value, tokens, last_row_kept=last)
+    region = plan_region(graph, facts.dims, value, tokens, unit=unit, last_row_kept=last)
     if isinstance(region, Barrier):
         raise UnsupportedError(f"rows cannot be dropped here: {region}")
     return _Cut(tokens, kept, frozenset(region.short))

@@ -19,6 +19,7 @@ from tokopt.ir.binding import bind
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import total
+from tokopt.ir.sites import Site
 from tokopt.ir.stream import as_rows, stack_lead
 from tokopt.passes.methods.method import LayerTap, Taps
 from tokopt.passes.methods.rows import relay_attention, share
@@ -58,8 +59,15 @@ class StackObservation:
             keep=keep,
             seed=seed,
             group=place.group,
+            groups=self._groups(place) if place.scattered else None,
             options=options or {},
         )
+
+    def _groups(self, site: Site) -> Tensor:
+        """Return the number of each row's group, int64 ``[B, N]``; 0 outside the token axis."""
+        groups = torch.zeros_like(self.candidates, dtype=torch.int64)
+        numbers = site.groups(groups.device).repeat(len(groups))
+        return groups.masked_scatter(self.candidates, numbers)
 
 
 @dataclass(frozen=True)

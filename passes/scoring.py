@@ -17,6 +17,7 @@ from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import layout_of
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.taps import TapRecipe, tap_recipe
 from tokopt.passes.workspace import Count, Workspace, aten
@@ -57,6 +58,7 @@ def score_rows(
     operands: list[fx.Node] = [site.value]
     arriving = _arriving(work, stack, site, state)
     operands += [n for n in (state.mask, carried, arriving) if n is not None]
+    operands += origins(state) if site.scattered else []
     left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
     for recipe, rows in zip(recipes, left, strict=True):
         operands += [*recipe.nodes, *([] if rows is None else [rows])]
@@ -70,6 +72,7 @@ def score_rows(
         if known is not None:  # rows that arrive nowhere (padding cropped off) are no choice
             known = known.repeat(hidden.shape[0] // known.shape[0], 1)
             candidates = candidates & known
+        groups = _groups(stack, site, candidates, given, state) if site.scattered else None
         layers: list[LayerTap] = []
         for recipe, rows in zip(recipes, left, strict=True):
             tap = [given.pop(0) for _ in recipe.nodes]
@@ -84,6 +87,7 @@ def score_rows(
             keep=stage.keep,
             seed=seed,
             group=site.group,
+            groups=groups,
             options=stage.options,
         )
         scores = method.score(taps).float()
@@ -92,12 +96,34 @@ def score_rows(
     return work.splice(score, list(operands))
 
 
+def origins(state: StackState) -> list[fx.Node]:
+    """Return the node of the rows' origins as an operand, where rows have gone."""
+    return [] if state.origin is None else [state.origin]
+
+
+def token_rows(stack: TokenStack, rows: int, origin: Tensor | None = None) -> Tensor | None:
+    """Return where the rows of the token axis were in the original axis; None: they all are."""
+    front = stack.protected
+    return None if origin is None else origin.narrow(1, front, rows) - front
+
+
+def _groups(
+    stack: TokenStack, site: Site, candidates: Tensor, given: list[Tensor], state: StackState
+) -> Tensor:
+    """Return the number of each row's group among those there are, int64 ``[B, N]``."""
+    origin = given.pop(0) if state.origin is not None else None
+    front, rows = stack.protected, state.visual
+    inside = candidates.narrow(1, front, rows)
+    now = numbers_now(group_table(site, inside, token_rows(stack, rows, origin)))
+    return torch.nn.functional.pad(now, (front, candidates.shape[1] - front - rows))
+
+
 def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> fx.Node | None:
     """Insert which rows of a tower's items arrive anywhere, bool ``[items, N]``; None: all do."""
     reach = work.facts.reach(site)
     if reach is None:
         return None
-    tokens = reach.repeat_interleave(site.group, dim=1)
+    tokens = reach[:, site.groups()]
     length = int(stack.stack.stream.root.length)
     whole = torch.ones(len(tokens), length, dtype=torch.bool)
     whole[:, stack.protected : stack.protected + tokens.shape[1]] = tokens

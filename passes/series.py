@@ -15,7 +15,8 @@ from torch import fx
 from tokopt.ir.axis import locate
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
-from tokopt.ir.region import Barrier, Region, plan_region
+from tokopt.ir.holes import Barrier
+from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.workspace import Workspace, aten
@@ -32,12 +33,14 @@ class Series:
     def plan(self, values: list[fx.Node], stack: TokenStack, sites: list[Site]) -> None:
         """Plan the region downstream of each cut value.  Raises where one is not legal."""
         tokens = sites[0].tokens if sites else stack.stack.stream.root
+        unit = sites[0].unit if sites else ()
         for value in values:
             region = plan_region(
                 self.work.graph,
                 self.work.facts.dims,
                 value,
                 tokens,
+                unit=unit,
                 last_row_kept=stack.merge is not None,
             )
             if isinstance(region, Barrier):

@@ -19,8 +19,9 @@ from tokopt.ir.layout import lead_axes
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
+from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
-from tokopt.passes.scoring import StackState, score_rows
+from tokopt.passes.scoring import StackState, origins, score_rows, token_rows
 from tokopt.passes.workspace import Count, Workspace, aten
 
 
@@ -46,8 +47,8 @@ def insert_stage(
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     with work.after(site.value):
         scores = score_rows(work, stack, site, stage, method, state, lead, seed)
-        keep = stage.keep // site.group
-        protected = work.minus(state.rows, state.visual // site.group)
+        keep = stage.keep // site.run
+        protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
         index = _select(work, stack, site, state, scores, total, lead)
         kept, stayed = _follow(work, stack, site, state, index, scores, lead)
@@ -114,20 +115,28 @@ def _select(
     lead: tuple[Axis, ...],
 ) -> fx.Node:
     """Insert ``select`` over the token axis (in groups where the site has them)."""
-    group, front = site.group, stack.protected
+    run, front, pick = site.run, stack.protected, OPS["select"].overload
 
     def choose(values: Tensor, rows: int, total_rows: int, mask: Tensor | None = None) -> Tensor:
         if mask is None:
-            values = values.narrow(1, front, rows * group)
-            if group > 1:
-                values = values.reshape(values.shape[0], rows, group).mean(-1)
+            values = values.narrow(1, front, rows * run)
+            if run > 1:
+                values = values.reshape(values.shape[0], rows, run).mean(-1)
             mask = torch.ones_like(values, dtype=torch.bool)
-        return OPS["select"].overload(values, mask, total_rows)
+        return pick(values, mask, total_rows)
+
+    def choose_scattered(values: Tensor, rows: int, total_rows: int, *origin: Tensor) -> Tensor:
+        values = values.narrow(1, front, rows)
+        table = group_table(site, values, token_rows(stack, rows, *origin))
+        means = group_means(values, table)
+        chosen = pick(means, torch.ones_like(means, dtype=torch.bool), total_rows // site.group)
+        return rows_of_groups(table, chosen)
 
     operands: list[object] = [scores, state.rows, total]
-    if state.mask is not None:
-        operands.append(state.mask)
-    index = work.splice(choose, operands)
+    if site.scattered:
+        index = work.splice(choose_scattered, [*operands, *origins(state)])
+    else:
+        index = work.splice(choose, [*operands, *([] if state.mask is None else [state.mask])])
     if not lead:
         return work.call(aten.squeeze.dim, index, 0)
     if len(lead) > 1:
@@ -147,7 +156,7 @@ def _follow(
     lead: tuple[Axis, ...],
 ) -> tuple[fx.Node, fx.Node]:
     """Insert what the cut does to the stack's own books: origin, mask, carried score."""
-    group, front = site.group, stack.protected
+    group, front = site.run, stack.protected
 
     def lift(chosen: Tensor, values: Tensor, rows: int) -> Tensor:
         chosen = chosen.reshape(-1, chosen.shape[-1])
@@ -158,10 +167,11 @@ def _follow(
         if front:
             before = torch.arange(front, device=chosen.device)
             pieces.insert(0, before.unsqueeze(0).expand(chosen.shape[0], front))
-        if stack.merge is None:  # rows behind the tokens stay
-            before_them = front + rows * group
-            after = torch.arange(values.shape[1] - before_them, device=chosen.device) + before_them
-            pieces.append(after.unsqueeze(0).expand(chosen.shape[0], after.shape[0]))
+        end = front + rows * group
+        behind = 0 if stack.merge is not None else values.shape[1] - end
+        if not isinstance(behind, int) or behind:  # rows behind the tokens stay
+            after = torch.arange(behind, device=chosen.device) + end
+            pieces.append(after.unsqueeze(0).expand(chosen.shape[0], behind))
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
     stream = work.splice(lift, [index, scores, state.rows])

@@ -25,7 +25,7 @@ from tokopt.ir.precision import full_precision
 from tokopt.ir.structure import structural_faults
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
-from tokopt.passes.oracle.compare import compare_outputs, compare_selection
+from tokopt.passes.oracle.compare import compare_outputs, compare_selection, torn_groups
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
 
 IDENTITY, ORACLE = 1e-6, 1e-4
@@ -151,11 +151,14 @@ def judge(
 ) -> Iterator[Verdict]:
     """Yield the verdicts on someone's choices and outputs against the oracle's."""
     same = all(bool((a == c.alive).all()) for a, c in zip(alive, free.stages, strict=True))
-    oracle = free
+    oracle, chose = free, f"rows kept by {what}, with the oracle's"
+    if torn := torn_groups(free, alive):
+        yield Verdict("selection", False, chose, message="; ".join(torn[:3]))
+        yield Verdict("oracle", False, chose, message="not compared: groups were torn apart")
+        return
     if not same:  # near-ties: judge the outputs on the choices that were made
         oracle = run_oracle(checked.facts, checked.plan, inputs, checked.methods, alive)
     lines = compare_selection(oracle, alive, tie)
-    chose = f"rows kept by {what}, with the oracle's"
     yield Verdict("selection", not lines, chose, message="; ".join(lines[:3]))
     names = list(oracle.outputs)
     given = dict(zip(names, outputs, strict=True))

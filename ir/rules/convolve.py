@@ -8,6 +8,7 @@ from tokopt.ir.call import Call
 from tokopt.ir.lengths import is_one, same_length
 from tokopt.ir.rules import rule
 from tokopt.ir.rules.contract import FEATURES
+from tokopt.ir.rules.windows import side_by_side, window_factor
 
 GROUPS = "channels are in groups"
 NEIGHBOURS = "a convolution combines neighbouring rows"
@@ -16,6 +17,8 @@ NEIGHBOURS = "a convolution combines neighbouring rows"
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d")
 def convolution(call: Call) -> None:
     """A 1-wide kernel is a linear layer per position; any other mixes neighbours.
+
+    Kernels that lie side by side mix along a factor of the dim alone (``windows.py``).
 
     ``weight`` is ``[out, in / groups, …]``, or ``[in, out / groups, …]`` where transposed.
     """
@@ -37,13 +40,18 @@ def convolution(call: Call) -> None:
         call.broadcast_one(bias, 0, call.out[channels])
         if call.get("groups", 1) != 1:
             call.mix(bias, 0, GROUPS)
+    widths = side_by_side(
+        call, [int(a.length) for a in call.dims(weight)[2:]], call.get("stride", 1)
+    )
     for dim in range(2, rank):
         own = channels + dim - 1
         call.mix(weight, dim, NEIGHBOURS)
         if is_one(call.dims(weight)[dim].length) and _row_by_row(call, x, own):
             call.link(x, own, own)
         else:
-            call.mix(x, own, NEIGHBOURS)
+            width = None if transposed else widths[dim - 2]
+            window = window_factor(call, x, own, call.out[own], width)
+            call.mix(x, own, NEIGHBOURS, window)
 
 
 def _row_by_row(call: Call, x: fx.Node, dim: int) -> bool:

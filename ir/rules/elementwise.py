@@ -45,8 +45,7 @@ def cast(call: Call) -> None:
     call.broadcast(call.get("self"), call.out)
     other = call.get("other")
     if call.is_tensor(other) and other is not call.get("self"):
-        for dim in range(len(call.dims(other))):
-            call.fold(other, dim)
+        call.unread(other)
 
 
 @rule("bucketize")

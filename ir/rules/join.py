@@ -36,6 +36,7 @@ def _is_empty(call: Call, node: fx.Node) -> bool:
 def stack(call: Call) -> None:
     """A new dim counts the operands."""
     dim = call.get("dim", 0) % len(call.out)
+    call.repeat(dim)
     for operand in call.tensors():
         for d in range(len(call.dims(operand))):
             call.link(operand, d, d + (d >= dim))

@@ -1,9 +1,12 @@
-"""Neighbourhoods: pooling, resampling, windows, pixel shuffles."""
+"""Neighbourhoods: pooling, resampling, windows of one dim."""
 
 from __future__ import annotations
 
+from tokopt.ir.axis import align_factors
 from tokopt.ir.call import Call
+from tokopt.ir.lengths import Length, is_one, quotient
 from tokopt.ir.rules import rule
+from tokopt.ir.rules.windows import side_by_side, spatial, window_factor
 
 NEIGHBOURS = "combines neighbouring rows"
 
@@ -17,35 +20,36 @@ upsample_linear1d
 
 @rule(*POOLS.split())
 def pool(call: Call) -> None:
-    """The last dims (as many as the name says) are combined; batch and channels pass."""
+    """The last dims (as many as the name says) are combined; batch and channels pass.
+
+    Windows that lie side by side are a factor of the dim: only along that are rows combined.
+    """
     name = call.node.target._schema.name  # type: ignore[union-attr]
-    _last_dims(call, next(int(c) for c in name if c in "123"))
-
-
-@rule("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(call: Call) -> None:
-    """Channels and the two dims of the plane are regrouped; what is in front passes."""
-    _last_dims(call, 3)
-
-
-@rule("im2col", "col2im")
-def columns(call: Call) -> None:
-    """Patches become columns and back; a batch dim in front passes."""
-    columns_rank = 4 if "im2col" in str(call.node.target) else 3
+    count = next(int(c) for c in name if c in "123")
     operand = call.tensors()[0]
-    batched = len(call.dims(operand)) == columns_rank
-    _last_dims(call, len(call.dims(operand)) - batched)
-
-
-def _last_dims(call: Call, count: int) -> None:
-    operand = call.tensors()[0]
-    rank = len(call.dims(operand))
-    for dim in range(rank):
-        if dim >= rank - count:
-            call.mix(operand, dim, NEIGHBOURS)
-            continue
+    first = len(call.dims(operand)) - count
+    for dim in range(first):
         for which in range(len(call.outs)):
             call.link(operand, dim, dim, which)
+    positions = len(call.outs) > 1  # of the largest entries, counted over the whole plane
+    widths = [None] * count if positions else _widths(call, name, count)
+    for dim, width in enumerate(widths, first):
+        if "adaptive" in name and is_one(call.out[dim].length) and not positions:
+            call.fold(operand, dim)  # all rows, as many as there are
+            continue
+        window = window_factor(call, operand, dim, call.out[dim], width)
+        call.mix(operand, dim, NEIGHBOURS, window)
+
+
+def _widths(call: Call, name: str, count: int) -> list[Length | None]:
+    """Return the width of the windows on each dim, None where they are not side by side."""
+    if "upsample" in name:
+        return [None] * count
+    if "adaptive" in name:  # windows are equal where the output divides the dim
+        dims, out = call.dims(call.tensors()[0])[-count:], call.out[-count:]
+        return [quotient(a.length, b.length) for a, b in zip(dims, out, strict=True)]
+    width = spatial(call.get("kernel_size"), count)
+    return [*side_by_side(call, width, call.get("stride") or width)]
 
 
 @rule("unfold")
@@ -54,7 +58,10 @@ def unfold(call: Call) -> None:
     operand = call.tensors()[0]
     dim = call.wrap(operand, call.get("dimension"))
     call.link_others(operand, dim)
-    call.mix(operand, dim, NEIGHBOURS)
+    if call.get("size") != call.get("step") or not align_factors(
+        [call.out[dim], call.out[-1]], [call.dims(operand)[dim]]
+    ):
+        call.mix(operand, dim, NEIGHBOURS)
 
 
 @rule("grid_sampler", "grid_sampler_2d")

@@ -10,6 +10,7 @@ from tokopt.ir.axis import Axis, sliced, unify
 from tokopt.ir.call import Call
 from tokopt.ir.lengths import Length, length_of, minus, same_length, total
 from tokopt.ir.rules import rule
+from tokopt.ir.rules.windows import window_factor
 
 
 def read_range(call: Call, operand: fx.Node, dim: int, start: Length, out: Axis) -> None:
@@ -46,7 +47,7 @@ def _start(value: object, length: Length) -> Length:
 
 @rule("slice", "slice_copy")
 def slice_(call: Call) -> None:
-    """Rows ``start .. end`` of one dim; a stride moves rows."""
+    """Rows ``start .. end`` of one dim, perhaps one of every ``step``."""
     operand = call.tensors()[0]
     dim = call.wrap(operand, call.get("dim", 0))
     call.link_others(operand, dim)
@@ -54,9 +55,20 @@ def slice_(call: Call) -> None:
     if same_length(length, call.out[dim].length):
         call.link(operand, dim, dim)
     elif call.get("step", 1) != 1:
-        call.move(operand, dim, dim, "reads every n-th row")
+        _strided(call, operand, dim)
     else:
         read_range(call, operand, dim, _start(call.get("start"), length), call.out[dim])
+
+
+def _strided(call: Call, operand: fx.Node, dim: int) -> None:
+    """One row of every ``step``: a choice along the inner factor of a dim that is their product."""
+    start, step = call.get("start") or 0, call.get("step")
+    if isinstance(start, int) and 0 <= start < step:
+        inner = window_factor(call, operand, dim, call.out[dim], step)
+        if inner is not None:
+            call.mix(operand, dim, f"reads one of every {step} rows", inner)
+            return
+    call.move(operand, dim, dim, "reads every n-th row")
 
 
 @rule("narrow", "narrow_copy")

@@ -34,7 +34,12 @@ def regroup(call: Call) -> None:
 @rule("expand", "expand_copy", "broadcast_to")
 def expand(call: Call) -> None:
     """Size-1 dims are stretched; the others pass."""
-    call.broadcast(call.tensors()[0], call.out)
+    operand = call.tensors()[0]
+    call.broadcast(operand, call.out)
+    new = len(call.out) - len(call.dims(operand))
+    for out in range(len(call.out)):
+        if out < new or is_one(call.dims(operand)[out - new].length):
+            call.repeat(out)
 
 
 @rule("permute", "permute_copy")

@@ -47,8 +47,9 @@ class Taps:
     score of the previous stage of the same method at the rows that stayed, ``[B, N]``, or None.
     ``relay`` is the row whose attention carries the flow (``CLASS_ROW``: the class token;
     ``LAST_ROW``: the last prompt token), None where the stack has none.  ``keep`` counts rows;
-    where ``group`` is not 1 rows leave in whole groups of so many neighbours, judged by the mean
-    of their scores.  ``options`` are the stage's own settings.
+    where ``group`` is not 1 rows leave in whole groups of so many, judged by the mean of their
+    scores: neighbours, or, where ``groups`` ``[B, N]`` is given, the candidates of one number in
+    it.  ``options`` are the stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -60,6 +61,7 @@ class Taps:
     keep: int
     seed: int
     group: int = 1
+    groups: Tensor | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def want_relay(self, method: str, instead: str) -> int:

@@ -17,7 +17,7 @@ import hashlib
 from torch import Tensor
 
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
-from tokopt.passes.methods.rows import rank_of
+from tokopt.passes.methods.rows import group_of
 
 PRIME = 16777199
 ROUNDS = 4
@@ -25,7 +25,7 @@ ROUNDS = 4
 
 def score(taps: Taps) -> Tensor:
     """Return integers below ``PRIME``, distinct per group of rows, as fp32 ``[B, N]``."""
-    mixed = rank_of(taps.candidates).clamp_min(0) // taps.group
+    mixed = group_of(taps).clamp_min(0)
     for number in range(ROUNDS):
         mixed = (mixed + _key(taps.seed, number)) % PRIME
         mixed = mixed * mixed % PRIME * mixed % PRIME

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.method import LayerTap
+from tokopt.passes.methods.method import LayerTap, Taps
 
 LOWEST = torch.finfo(torch.float32).min
 """Stands for minus infinity: a row in which everything is masked stays finite (and uniform)."""
@@ -67,3 +67,8 @@ def share(mass: Tensor, candidates: Tensor) -> Tensor:
 def rank_of(candidates: Tensor) -> Tensor:
     """Return each candidate's number among the candidates of its item, int64 ``[B, N]``."""
     return candidates.long().cumsum(1) - 1
+
+
+def group_of(taps: Taps) -> Tensor:
+    """Return the number of each candidate's group among the candidates', int64 ``[B, N]``."""
+    return rank_of(taps.candidates) // taps.group if taps.groups is None else taps.groups

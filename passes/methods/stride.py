@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 from tokopt.passes.methods.random import schedule as control_schedule
-from tokopt.passes.methods.rows import rank_of
+from tokopt.passes.methods.rows import group_of
 
 
 def score(taps: Taps) -> Tensor:
     """Return 1 at the ``keep`` rows that stay, 0 elsewhere, fp32 ``[B, N]``."""
     group, keep = taps.group, taps.keep // taps.group
-    number = rank_of(taps.candidates) // group
+    number = group_of(taps)
     count = (taps.candidates.long().sum(1, keepdim=True) // group).clamp_min(1)
     return ((number + 1) * keep // count > number * keep // count).float()
 

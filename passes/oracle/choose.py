@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.oracle.rows import StreamRows
 
 
 def choose(score: Tensor, candidates: Tensor, quota: Sequence[int]) -> Tensor:
@@ -27,26 +27,38 @@ def choose(score: Tensor, candidates: Tensor, quota: Sequence[int]) -> Tensor:
     return stay
 
 
-def choose_rows(
-    score: Tensor, candidates: Tensor, rows: StreamRows, quota: Sequence[int]
-) -> Tensor:
+def choose_rows(score: Tensor, candidates: Tensor, table: Tensor, quota: Sequence[int]) -> Tensor:
     """Return which rows ``[B, N]`` stay where candidates go and stay in whole groups.
 
-    ``score`` is the same for all rows of a group (``over_groups``); ``quota`` counts rows.
+    ``table`` is ``[groups, rows per group]``: the rows of each group.  ``score`` is the same for
+    all rows of a group (``over_groups``); ``quota`` counts rows.
     """
-    inside = slice(rows.first, rows.first + rows.count)
-    units = candidates[:, inside].unflatten(1, (-1, rows.group)).all(-1)
-    values = score[:, inside].unflatten(1, (-1, rows.group))[..., 0]
+    units = candidates[:, table].all(-1)
+    values = score[:, table[:, 0]]
     stay = torch.ones_like(candidates)
-    chosen = choose(values, units, [keep // rows.group for keep in quota])
-    stay[:, inside] = chosen.repeat_interleave(rows.group, 1)
+    chosen = choose(values, units, [keep // table.shape[1] for keep in quota])
+    stay[:, table] = chosen.unsqueeze(-1).expand(-1, -1, table.shape[1])
     return stay
 
 
-def over_groups(score: Tensor, rows: StreamRows) -> Tensor:
-    """Return a score ``[B, N]`` with the mean of its group at every token row; a NaN is -inf."""
-    last = rows.first + rows.count
-    tokens = score[:, rows.first : last].unflatten(1, (-1, rows.group))
-    means = tokens.mean(-1).repeat_interleave(rows.group, 1)
-    joined = torch.cat([score[:, : rows.first], means, score[:, last:]], 1)
+def over_groups(score: Tensor, table: Tensor) -> Tensor:
+    """Return a score ``[B, N]`` with the mean of its group at every grouped row; a NaN is -inf."""
+    joined = score.clone()
+    joined[:, table] = score[:, table].mean(-1, keepdim=True).expand(-1, -1, table.shape[1])
     return joined.masked_fill(joined.isnan(), -torch.inf)
+
+
+def groups_of(lengths: Sequence[int], whole: Sequence[bool], first: int) -> Tensor:
+    """Return the rows of each group, ``[groups, rows per group]``, groups by their first row.
+
+    Rows from ``first`` on count through ``lengths``, the last fastest; those that differ only in
+    ``whole`` places are a group.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in range(prod(lengths)):
+        left, place = row, []
+        for length, stays in zip(reversed(lengths), reversed(whole), strict=True):
+            left, at = divmod(left, length)
+            place.append(0 if stays else at)
+        groups.setdefault(tuple(place), []).append(first + row)
+    return torch.tensor([*groups.values()])

@@ -43,10 +43,7 @@ def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> l
     kept = int((alive & free).sum())
     if kept != keep:
         lines.append(f"{kept} candidates stay, expected {keep}")
-    units = alive[choice.first :]
-    units = units[: len(units) // choice.group * choice.group].unflatten(0, (-1, choice.group))
-    torn = (choice.first + choice.group * u for u in _where(units.any(1) != units.all(1)))
-    lines += [f"the group of rows from {row} on was torn apart" for row in torn]
+    lines += _torn(choice, alive)
     order = sorted(_where(free), key=lambda row: (-float(scores[row]), row))
     best = torch.zeros_like(free)
     best[order[:keep]] = True
@@ -59,6 +56,25 @@ def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> l
             what = "dropped" if best[row] else "kept"
             lines.append(f"row {row} was {what}: score {score:.9g}, threshold {threshold:.9g}")
     return lines
+
+
+def torn_groups(oracle: OracleResult, alive: Sequence[Tensor]) -> list[str]:
+    """Return, a line each, the groups of which some rows were kept and others not.
+
+    No program could run on such a choice, the oracle's included.
+    """
+    return [
+        f"stage {number} ({choice.stage.method} at {choice.stage.site}), item {item}: {line}"
+        for number, (choice, rows) in enumerate(zip(oracle.stages, alive, strict=False))
+        for item in range(len(rows))
+        for line in _torn(choice, rows[item].cpu())
+    ]
+
+
+def _torn(choice: Choice, alive: Tensor) -> list[str]:
+    table = choice.table.cpu()
+    torn = table[alive[table].any(1) != alive[table].all(1), 0].tolist()
+    return [f"the group of rows from {row} on was torn apart" for row in torn]
 
 
 def _where(mask: Tensor) -> list[int]:

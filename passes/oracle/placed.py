@@ -24,12 +24,11 @@ class Choice:
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
     were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
-    candidates of each item stay.  Rows go in groups of ``group`` from row ``first`` on.
+    candidates of each item stay.  ``table`` ``[groups, rows per group]``: rows that go together.
     """
 
     stage: Stage
-    first: int
-    group: int
+    table: Tensor
     alive: Tensor
     candidates: Tensor
     scores: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.passes.methods.method import Taps
-from tokopt.passes.oracle.choose import choose_rows, over_groups
+from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
@@ -58,8 +58,9 @@ class Stages:
         """Run one stage on its site's value; return it with the dropped rows marked."""
         site = placed.site
         rows = stream_rows(self.dims, site.value, site.dim, site.tokens, self.sizes)
-        if rows.group != site.group:
-            raise InternalError(f"{site.name} has groups of {rows.group}, not {site.group}")
+        if rows.group != site.run:
+            raise InternalError(f"{site.name} has groups of {rows.group}, not {site.run}")
+        table = self._table(placed, rows)
         items = rows.items(value)
         shape = (items.shape[0], items.shape[1])
         visual = visual_rows(placed.stack, rows, shape, self.dims, self.seen, self.sizes)
@@ -70,28 +71,33 @@ class Stages:
             candidates[:, -1] = False
         fixed = (alive & visual & ~candidates).sum(1)
         quota = tuple((placed.stage.keep - fixed).tolist())
-        lost = self._lost(placed, rows, shape)
-        raw = self._score(placed, rows, items, candidates & ~lost, alive)
+        lost = self._lost(placed, table, shape)
+        raw = self._score(placed, rows, items, candidates & ~lost, alive, table)
         raw = raw.masked_fill(lost & alive, -torch.inf)
-        scores = over_groups(raw, rows).masked_fill(~alive, torch.nan)
+        scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, rows, quota)
+            stay = choose_rows(scores, candidates, table, quota)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(
-            placed.stage, rows.first, rows.group, after, candidates, scores, raw, quota
-        )
+        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         return rows.bury(value, ~after)
 
-    def _lost(self, placed: PlacedStage, rows: StreamRows, shape: tuple[int, int]) -> Tensor:
+    def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
+        """Return the rows of each group, ``[groups, rows per group]``."""
+        site = placed.site
+        lengths = [self.sizes.number(axis.length) for axis in site.grid]
+        return groups_of(lengths, [axis not in site.unit for axis in site.grid], rows.first)
+
+    def _lost(self, placed: PlacedStage, table: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return which rows ``[B, N]`` arrive nowhere, whatever is chosen: they go first."""
         lost, reach = torch.zeros(shape, dtype=torch.bool), self.reach.get(placed.site.name)
         if reach is not None:
-            units = lost[:, rows.first : rows.first + rows.count].unflatten(1, (-1, rows.group))
-            units |= ~reach.repeat(shape[0] // len(reach), 1).unsqueeze(-1)
+            lost[:, table] = ~reach.repeat(shape[0] // len(reach), 1).unsqueeze(-1).expand(
+                -1, -1, table.shape[1]
+            )
         return lost
 
     def _alive(self, placed: PlacedStage, items: Tensor, visual: Tensor) -> Tensor:
@@ -119,6 +125,7 @@ class Stages:
         items: Tensor,
         candidates: Tensor,
         alive: Tensor,
+        table: Tensor,
     ) -> Tensor:
         """Return the method's score at full length, NaN at dead rows."""
         left = alive.nonzero()[:, 1].view(len(alive), -1)
@@ -134,6 +141,7 @@ class Stages:
             keep=placed.stage.keep,
             seed=self.seed,
             group=placed.site.group,
+            groups=_numbers(table, alive, left) if placed.site.scattered else None,
             options=placed.stage.options,
         )
         try:
@@ -147,3 +155,13 @@ class Stages:
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:
+    """Return the number of each alive row's group among those of its item, ``[B, K]``."""
+    numbers = torch.zeros_like(left)
+    for item, rows in enumerate(left.tolist()):
+        groups = [g for g in table.tolist() if bool(alive[item, g].all())]
+        found = {row: number for number, group in enumerate(groups) for row in group}
+        numbers[item] = torch.tensor([found.get(row, 0) for row in rows])
+    return numbers

@@ -22,6 +22,7 @@ _FILES = (
     "pointwise",
     "movement",
     "joining",
+    "indexing",
     "reduction",
     "whole",
     "contraction",

@@ -6,7 +6,11 @@ else reads rows by their position, which a shortened program would not reproduce
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from tokopt.passes.oracle.dead import bare, bury, dead_entries, either, filled
 from tokopt.passes.oracle.operation import Operation
@@ -55,15 +59,54 @@ def along_dim(call: Operation) -> Any:
     return whole(call, reduced_dims(dim, bare(call.get(call.main)).ndim))
 
 
+POOLS = """
+avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
+_adaptive_avg_pool2d
+"""
+
+
+@rule(*POOLS.split())
+def pool(call: Operation) -> Any:
+    """Pool windows that were dropped whole, or not at all."""
+    dead = call.dead(call.main)
+    assert dead is not None, "a rule is called only where an operand has dead entries"
+    if set(_ints(call.get("output_size"))) == {1}:  # one window: whatever is there
+        value, dims = call.get(call.main), tuple(range(-int(call.name[-2]), 0))
+        number = (~dead).sum(dims, keepdim=True)
+        mean = filled(value, 0).sum(dims, keepdim=True) / number
+        return bury(mean, dead.all(dims, keepdim=True))
+    gone = _dead_windows(call, dead, lambda mask: call.run({call.main: mask}))
+    return bury(call.run({call.main: filled(call.get(call.main), 0)}), gone)
+
+
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def convolution(call: Operation) -> Any:
-    """Apply a kernel that is 1 wide as a linear layer; a wider one mixes neighbours."""
-    weight = call.tensor("weight")
-    narrow = weight is not None and all(size == 1 for size in weight.shape[2:])
-    still = all(s == 1 for s in _ints(call.get("stride"))) and not any(_ints(call.get("padding")))
-    if not narrow or not still or call.get("transposed"):
+    """Apply a kernel to neighbourhoods that were dropped whole, or not at all."""
+    weight, dead = call.tensor("weight"), call.dead("input")
+    if weight is None or dead is None or call.get("transposed"):
+        raise call.refuse("a kernel is computed from rows, or is transposed")
+    steps = {"stride": list(weight.shape[2:]), "padding": [0], "dilation": [1]}
+    if any(set(_ints(call.get(name))) - set(fits) for name, fits in steps.items()):
         raise call.refuse("a convolution combines neighbouring rows")
-    return whole(call, (1,))
+    lines = dead.all(1, keepdim=True)
+    if bool((dead.any(1, keepdim=True) != lines).any()):
+        raise call.refuse("some channels of a row were dropped, and others not")
+    ones = torch.ones_like(weight[:1, :1])
+
+    def count(mask: Tensor) -> Tensor:
+        result: Tensor = call.run({"input": mask, "weight": ones, "bias": None, "groups": 1})
+        return result
+
+    gone = _dead_windows(call, lines, count)
+    return bury(call.run({"input": filled(call.get("input"), 0)}), gone)
+
+
+def _dead_windows(call: Operation, dead: Tensor, count: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return which windows have no entry alive; ``count`` is more than 0 where a mask has one."""
+    some, left = count(dead.float()) > 0, count((~dead).float()) > 0
+    if bool((some & left).any()):
+        raise call.refuse("neighbouring rows are combined of which some were dropped, others not")
+    return some
 
 
 def _ints(value: Any) -> list[int]:

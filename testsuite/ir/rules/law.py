@@ -47,8 +47,10 @@ class Claim:
     def unclaimed(self) -> set[int]:
         """Ids of axes of which nothing is claimed: mixed or moved; whole where a range is read."""
         found: set[int] = set()
-        for use in (*self.uses.mixes, *self.uses.moves):
-            found |= {id(a) for a in inside(self._axis(use.operand, use.dim))}
+        for move in self.uses.moves:
+            found |= {id(a) for a in inside(self._axis(move.operand, move.dim))}
+        for mix in self.uses.mixes:
+            found |= {id(a) for a in inside(mix.factor or self._axis(mix.operand, mix.dim))}
         return found | {id(self._axis(p.operand, p.dim).root) for p in self.uses.picks}
 
     def folded(self) -> set[int]:

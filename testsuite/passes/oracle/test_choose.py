@@ -3,16 +3,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
+from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.oracle.choose import choose, choose_rows, over_groups
-from tokopt.passes.oracle.rows import StreamRows
+from tokopt.passes.oracle.choose import choose, choose_rows, groups_of, over_groups
 
 NAN, INF = float("nan"), float("inf")
 
 
-def rows(first: int, count: int, group: int) -> StreamRows:
-    return StreamRows(1, 2, 1, first, count, group, ())
+def rows(first: int, count: int, group: int) -> Tensor:
+    return groups_of([count // group, group], [False, True], first)
 
 
 def test_ties_go_to_the_lower_index() -> None:

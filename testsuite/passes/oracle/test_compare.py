@@ -18,7 +18,8 @@ def result(keep: int, scores: list[float], group: int = 1) -> OracleResult:
     order = sorted(free[0].nonzero().flatten().tolist(), key=lambda i: (-scores[i], i))
     alive = ~values.isnan() & ~free
     alive[0, order[:keep]] = True
-    choice = Choice(Stage("s:1", "m", keep), 1, group, alive, free, values, values, (keep,))
+    table = torch.arange(1, 1 + (len(scores) - 1) // group * group).unflatten(0, (-1, group))
+    choice = Choice(Stage("s:1", "m", keep), table, alive, free, values, values, (keep,))
     return OracleResult({}, (choice,))
 
 
