@@ -68,7 +68,9 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         if kept is not None and boundary is not None:
-            series.make(drop_holes(work, head, state, boundary, kept))
+            cut = drop_holes(work, head, state, boundary, kept)
+            series.make(cut)
+            stages = [(k, i, stage, cut.after(site)) for k, i, stage, site in stages]
         current = head
         for stack, position, stage, site in stages:
             if stack is not current:

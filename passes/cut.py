@@ -10,7 +10,7 @@ each), so absent rows are as good as masked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -21,6 +21,7 @@ from tokopt.ir.dims import describe
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layout import unfolded
 from tokopt.ir.region import Region
+from tokopt.ir.sites import Site
 from tokopt.passes.literals import patch_literals
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -55,6 +56,12 @@ class Cut:
     def short(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Return a value of the region as it is now: the cut value itself is gathered."""
         return self._gather(operand, user) if operand is self.value else operand
+
+    def after(self, site: Site) -> Site:
+        """Return a site as it is behind the cut: one at the cut value itself is at its rows now."""
+        if site.value is not self.value or (self.value, None) not in self.gathered:
+            return site
+        return replace(site, value=self.gathered[(self.value, None)])
 
     def restored(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Insert, before its user, a short value with its dropped rows back as holes (zeros)."""

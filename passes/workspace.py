@@ -30,7 +30,7 @@ aten = torch.ops.aten
 
 @dataclass
 class Workspace:
-    """A copy of a program's graph, analysed; ``axes`` grows as values are inserted."""
+    """A copy of a program's graph, analysed; ``axes`` (those of the facts) grows with the graph."""
 
     exported: ExportedProgram
     module: fx.GraphModule
@@ -47,8 +47,9 @@ class Workspace:
         signature, constants = copy.deepcopy(exported.graph_signature), dict(exported.constants)
         mine = exported._update(module, signature, constants=constants)
         facts = analyse(mine)
-        mode = fake_mode_of(module.graph)
-        return Workspace(mine, mine.graph_module, facts, dict(facts.dims.axes), mode)
+        axes = dict(facts.dims.axes)
+        grown = dataclasses.replace(facts, dims=dataclasses.replace(facts.dims, axes=axes))
+        return Workspace(mine, mine.graph_module, grown, axes, fake_mode_of(module.graph))
 
     @property
     def graph(self) -> fx.Graph:
