@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property
 
 import networkx as nx
+import torch
 from torch import fx
 
 ADDITIONS = frozenset({"aten::add"})
@@ -48,10 +49,14 @@ class Dependence:
             both ^= 1 << index
 
     def reached(self, sources: list[fx.Node], barred: AbstractSet[fx.Node]) -> set[fx.Node]:
-        """Return the sources and all that depends on them by ways around the ``barred`` nodes."""
+        """Return the sources and all values that depend on them by ways around ``barred`` nodes.
+
+        Sizes carry no values: what only has the size of a source does not depend on it.
+        """
         found = set(sources)
         for node in self.order:
-            if node not in barred and any(a in found for a in node.all_input_nodes):
+            size = isinstance(node.meta.get("val"), (int, torch.SymInt))
+            if not size and node not in barred and any(a in found for a in node.all_input_nodes):
                 found.add(node)
         return found
 

@@ -56,11 +56,10 @@ def kind_of(
     if not stack.cross:
         if first.entry in given.visual:
             return "mixed" if mixes_text(stack, dims, dependence, given) else "vision"
-        known = any(dependence.reaches(i, first.entry) for i in given.inputs)
-        return "text" if known else "latent"
+        return "text" if first.entry in given.words else "latent"
     query, key = first.attention[0].query, first.attention[0].key
-    prompts = [i for i in given.inputs if not dependence.reaches(i, key)]
-    asked = any(dependence.reaches(i, query) for i in prompts)
+    from_each = [dependence.reached([i], frozenset()) for i in given.inputs]
+    asked = any(query in found and key not in found for found in from_each)
     queries = first.attention[0].queries
     feeds = any(
         dependence.reaches(last.join, later.layers[0].entry)
