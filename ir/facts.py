@@ -17,7 +17,7 @@ from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Stack, find_stacks
-from tokopt.ir.lengths import Length, product, quotient
+from tokopt.ir.lengths import Length, is_longer, product, quotient
 from tokopt.ir.region import MERGES, Region, plan_region
 from tokopt.ir.sites import Site, judge_sites
 
@@ -248,6 +248,8 @@ def _token_stack(
 ) -> TokenStack:
     keys = [a.keys.root for layer in stack.layers for a in layer.attention]
     whole = next((k for k in keys if _is_factor(k, stack.stream)), stack.stream.root)
+    for key in (k for k in keys if _is_factor(k, stack.stream)):  # not those of windows
+        whole = key if is_longer(key.length, whole.length) else whole
     leaves = whole.leaves()
     learned = [leaf.learned for leaf in leaves]
     front = next((i for i, flag in enumerate(learned) if not flag), 0)

@@ -142,11 +142,11 @@ def _passed(
     result: dict[Axis, Hole] = {}
     targets: dict[Axis, Hole | None] = {}
     for move in dims.uses[node].moves:
-        here = holed.get((move.operand, move.dim))
+        source = holed.get((move.operand, move.dim))
         if move.out is not None:
-            hole = united(here.values()) if here else None
+            gone = united(source.values()) if source else None
             for atom in outs[0][move.out].atoms():
-                targets[atom] = targets.get(atom) or hole
+                targets[atom] = targets.get(atom) or gone
     for atom in (a for axes in outs for axis in axes for a in axis.atoms()):
         if is_one(atom.length):
             continue

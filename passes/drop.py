@@ -105,6 +105,8 @@ class _Replay:
             node.meta.get("val"), (torch.Tensor, list, tuple)
         ):
             return None
+        if node.target is OPS["gather"].overload:
+            return None  # what a cut takes back is no hole
         if node.target is OPS["restore"].overload:
             inner = node.all_input_nodes[0]
             ones = self._flags(inner) or work.call(aten.ones_like.default, inner)
@@ -138,7 +140,8 @@ class _Replay:
         def passed(flags: Tensor, *shape: int) -> Tensor:
             return linked_marks(flags, before, after, shape)
 
-        return work.splice(passed, [flag, *sizes])  # type: ignore[no-any-return]
+        passed_on: fx.Node = work.splice(passed, [flag, *sizes])
+        return passed_on
 
     def _moved(self, node: fx.Node, given: dict[fx.Node, fx.Node | None]) -> fx.Node:
         """Replay a row movement: data operands become flags, index operands stay."""

@@ -32,9 +32,8 @@ class Series:
 
     def plan(self, values: list[fx.Node], stack: TokenStack, sites: list[Site]) -> None:
         """Plan the region downstream of each cut value.  Raises where one is not legal."""
-        tokens, unit = stack.stack.stream.root, ()
-        if sites:
-            tokens, unit = sites[0].tokens, sites[0].unit
+        tokens = sites[0].tokens if sites else stack.stack.stream.root
+        unit = sites[0].unit if sites else ()
         for value in values:
             region = plan_region(
                 self.work.graph,

@@ -87,7 +87,7 @@ def test_whole_windows_may_leave_where_windows_do_not_shift() -> None:
     assert site(found, "vision:1").group == 4
     assert [layer.windowed for layer in found.stacks[0].stack.layers] == [True, False]
     sample = build("shuffle", (True, False))
-    assert failures(found, [Stage("vision:0", "flowcut", 16)], sample.inputs) == []
+    assert failures(found, [Stage("vision:0", "random", 16)], sample.inputs) == []
     with pytest.raises(UnsupportedError, match="groups of 8 at vision:0 and of 4 at vision:1"):
         stages = (Stage("vision:0", "stride", 16), Stage("vision:1", "stride", 8))
         apply_plan(found.exported, Plan(stages), find_method)
