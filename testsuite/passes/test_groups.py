@@ -93,6 +93,12 @@ def test_whole_windows_may_leave_where_windows_do_not_shift() -> None:
         apply_plan(found.exported, Plan(stages), find_method)
 
 
+def test_stages_behind_one_another_drop_whole_windows() -> None:
+    sample = build("pool", (True, True))
+    stages = [Stage("vision:0", "random", 24), Stage("vision:1", "random", 8)]
+    assert failures(facts("pool", True, True), stages, sample.inputs) == []
+
+
 def test_shifted_windows_are_a_barrier_that_names_the_attention() -> None:
     found = facts("shuffle", True, True, shift=1)
     assert [layer.windowed for layer in found.stacks[0].stack.layers] == [True, True]
