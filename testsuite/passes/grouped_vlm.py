@@ -79,6 +79,31 @@ class GroupedVlm(nn.Module):
         return self.head(self.text(found.masked_scatter(there, self.join(x))))
 
 
+class Classifier(nn.Module):
+    """A tower in shifted windows, pooled over all its rows, or given out by groups."""
+
+    def __init__(self, join: bool) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 5)
+        self.tower = nn.ModuleList([Attend(True), Attend(True)])
+        self.pool = Join("pool") if join else nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patches(pixels)
+        for shift, layer in enumerate(self.tower):
+            x = layer(x, shift)
+        if isinstance(self.pool, Join):
+            return self.head(self.pool(x))
+        return self.head(self.pool(x.transpose(1, 2)).flatten(1))
+
+
+def classifier(join: bool) -> Sample:
+    """Return a tower without text, two items."""
+    torch.manual_seed(0)
+    module, inputs = Classifier(join).eval(), (torch.randn(2, HIGH * WIDE, 3),)
+    return Sample("windows", capture(module, inputs), inputs, module)
+
+
 def build(how: str, windows: tuple[bool, ...] = (False, False), shift: int = 0) -> Sample:
     """Return the model with two items, their images at different places among the words."""
     torch.manual_seed(0)
