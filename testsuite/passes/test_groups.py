@@ -64,6 +64,13 @@ def test_gates_pass_with_groups_dropped_in_the_tower_and_rows_behind_it(how: str
         assert failures(facts(how), [Stage("vision:end", "flowcut", 12)], sample.inputs) == []
 
 
+def test_one_dynamic_program_drops_groups_in_any_batch() -> None:
+    sample = build("slices", dynamic=True)
+    stages = [Stage("vision:0", "random", 24), Stage("vision:1", "flowcut", 8)]
+    for inputs in sample.all_inputs:
+        assert failures(facts_of(sample), stages, inputs) == []
+
+
 def test_a_budget_counts_what_arrives_of_groups() -> None:
     plan = Plan((Stage("vision:1", "stride", 12),))
     assert visual_rows(facts("pool"), plan) == (3,)
