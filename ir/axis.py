@@ -132,23 +132,6 @@ def _joined(parts: list[Axis], length: Length) -> Axis:
     return parts[0].root if len(parts) == 1 else Axis(length, parts=parts)
 
 
-def sliced(axis: Axis, start: Length, length: Length) -> Axis | None:
-    """Return the axis of rows ``start .. start + length``, or None where that is undecidable."""
-    axis = axis.root
-    if same_length(axis.length, length):
-        return axis
-    end_left = minus(minus(axis.length, start), length)
-    if is_longer(start, 0):
-        if is_longer(axis.length, start) is not True or (pieces := split(axis, start)) is None:
-            return None
-        axis = pieces[1].root
-    if is_longer(end_left, 0):
-        if is_longer(axis.length, length) is not True or (pieces := split(axis, length)) is None:
-            return None
-        axis = pieces[0].root
-    return axis if same_length(axis.length, length) else None
-
-
 def align_factors(xs: Iterable[Axis], ys: Iterable[Axis]) -> bool:
     """Unify two products of the same rows, splitting the longer factor where it divides.
 
@@ -258,16 +241,3 @@ def _walk(
             elif own[at : at + len(primes)] == primes:
                 run = (*own[:at], tokens, *own[at + len(primes) :])
                 yield (*path, ("*", run, at))
-
-
-def fragments(tokens: Axis) -> set[int]:
-    """Return the ids of every proper part or factor of an axis (those ops see a piece of it)."""
-    found: set[int] = set()
-    stack = [tokens.root]
-    while stack:
-        axis = stack.pop()
-        for child in (*axis.parts, *axis.factors):
-            if id(child.root) not in found and not is_one(child.root.length):
-                found.add(id(child.root))
-                stack.append(child.root)
-    return found

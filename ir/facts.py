@@ -16,7 +16,7 @@ from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Stack, find_stacks
-from tokopt.ir.lengths import Length, product
+from tokopt.ir.lengths import Length, is_longer, product
 from tokopt.ir.merge import Merge, find_part, find_scatter
 from tokopt.ir.region import Region, plan_region
 from tokopt.ir.roles import Given, kind_of
@@ -166,7 +166,11 @@ def analyse(exported: ExportedProgram) -> Facts:
 def _of_one_item(stack: Stack) -> Axis:
     """Return the axis of one item's rows, where a stream flattens items and rows into one dim."""
     keys = [a.keys.root for layer in stack.layers for a in layer.attention]
-    return next((k for k in keys if _is_factor(k, stack.stream)), stack.stream.root)
+    factors = [key for key in keys if _is_factor(key, stack.stream)]
+    whole = factors[0] if factors else stack.stream.root
+    for key in factors:  # not those of windows
+        whole = key if is_longer(key.length, whole.length) else whole
+    return whole
 
 
 def _is_placed(part: Axis, whole: Axis) -> bool:

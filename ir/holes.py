@@ -142,20 +142,19 @@ def _passed(
     result: dict[Axis, Hole] = {}
     targets: dict[Axis, Hole | None] = {}
     for move in dims.uses[node].moves:
-        there = holed.get((move.operand, move.dim))
+        source = holed.get((move.operand, move.dim))
         if move.out is not None:
-            moved = united(there.values()) if there else None
+            gone = united(source.values()) if source else None
             for atom in outs[0][move.out].atoms():
-                targets[atom] = targets.get(atom) or moved
+                targets[atom] = targets.get(atom) or gone
     for atom in (a for axes in outs for axis in axes for a in axis.atoms()):
         if is_one(atom.length):
             continue
-        if atom in targets:  # an index may run along it and is whole: its rows are not
-            moved = targets[atom]
-            if moved is not None:
-                result[atom] = Hole(moved.sources, moved.moved | {node})
+        moved = targets.get(atom)
+        if moved is not None:  # an index may run along it and is whole: its rows are not
+            result[atom] = Hole(moved.sources, moved.moved | {node})
         elif atom in known:
             result[atom] = known[atom]
-        elif atom not in clean:
+        elif atom not in clean and atom not in targets:
             result[atom] = Hole(fresh.sources, fresh.moved | {node})
     return result

@@ -120,14 +120,20 @@ def lead_axes(axes: list[Axis], dim: int, tokens: Axis) -> tuple[Axis, ...]:
     return tuple(lead)
 
 
-def unfolded(axis: Axis, wanted: list[Axis]) -> list[Axis]:
-    """Return the factors of a dim, unfolded only where one of the wanted axes is among them."""
+def unfolded(axis: Axis, wanted: list[Axis], tokens: Axis | None = None) -> list[Axis]:
+    """Return the factors of a dim, unfolded only where one of the wanted axes is among them.
+
+    Factors that make up ``tokens`` stay one.
+    """
     axis = axis.root
     if axis in wanted or is_one(axis.length) or not axis.factors:
         return [axis]
     if all(locate(axis, want) is None for want in wanted):
         return [axis]
-    return [g for f in axis.factors for g in unfolded(f.root, wanted)]
+    place = None if tokens is None else locate(axis, tokens)
+    kind, children, _ = place.path[0] if place is not None and place.path else ("+", (), 0)
+    factors = children if kind == "*" else axis.factors
+    return [g for f in factors for g in unfolded(f.root, wanted, tokens)]
 
 
 def _sizes(lengths: list[Length]) -> list[int]:

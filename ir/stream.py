@@ -29,7 +29,7 @@ def as_rows(tensor: Tensor, node: fx.Node, facts: Facts, stack: TokenStack) -> T
     factors: list[Axis] = []
     sizes: list[int] = []
     for dim, axis in enumerate(facts.dims.axes[node]):
-        parts = unfolded(axis, list(lead))
+        parts = unfolded(axis, list(lead), tokens)
         factors += parts
         known = [p.length if isinstance(p.length, int) else -1 for p in parts]
         sizes += known if len(parts) > 1 else [tensor.shape[dim]]

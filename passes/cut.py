@@ -145,7 +145,7 @@ class Cut:
         split = False
         for dim, axis in enumerate(axes):
             place = locate(axis, self.tokens)
-            inside = unfolded(axis, wanted) if axis.root not in wanted else [axis.root]
+            inside = unfolded(axis, wanted, self.tokens)
             if len(inside) == 1:
                 parts.append((axis.root, None if place is None else place.path))
                 sizes.append(self.work.size(node, dim))
@@ -179,7 +179,7 @@ class Cut:
         at = 0
         wanted = [lead.root for lead in self.lead]
         for axis in axes:
-            width = 1 if axis.root in wanted else len(unfolded(axis, wanted))
+            width = len(unfolded(axis, wanted, self.tokens))
             if width == 1:
                 sizes.append(self.work.size(node, at))
             else:

@@ -117,6 +117,8 @@ class _Replay:
             node.meta.get("val"), (torch.Tensor, list, tuple)
         ):
             return None
+        if node.target is OPS["gather"].overload:
+            return None  # what a cut takes back is no hole
         if node.target is OPS["restore"].overload:
             inner = node.all_input_nodes[0]
             ones = self._flags(inner) or work.call(aten.ones_like.default, inner)

@@ -18,10 +18,14 @@ def group_table(site: Site, values: Tensor, origin: Tensor | None) -> Tensor:
 
     ``values`` is ``[B, N]`` over the rows there are now; ``origin`` their rows in the original.
     """
-    numbers = site.groups(values.device)
-    numbers = numbers.expand(values.shape) if origin is None else numbers[origin]
-    order = torch.sort(numbers, dim=1, stable=True)[1]
-    return order.unflatten(1, (-1, site.group))
+    if origin is None:
+        lengths = [int(axis.length) for axis in site.grid]
+        leaves = [axis in site.unit for axis in site.grid]
+        order = sorted(range(len(lengths)), key=lambda dim: not leaves[dim])
+        rows = torch.arange(values.shape[1], device=values.device).reshape(lengths)
+        return rows.permute(order).reshape(1, -1, site.group).expand(values.shape[0], -1, -1)
+    numbers = site.groups(values.device)[origin]
+    return torch.sort(numbers, dim=1, stable=True)[1].unflatten(1, (-1, site.group))
 
 
 def group_means(values: Tensor, table: Tensor) -> Tensor:

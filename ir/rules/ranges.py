@@ -6,11 +6,12 @@ import sys
 
 from torch import fx
 
-from tokopt.ir.axis import Axis, sliced, unify
+from tokopt.ir.axis import Axis, unify
 from tokopt.ir.call import Call
 from tokopt.ir.lengths import Length, length_of, minus, same_length, total
 from tokopt.ir.rules import rule
 from tokopt.ir.rules.windows import window_factor
+from tokopt.ir.slicing import sliced
 
 
 def read_range(call: Call, operand: fx.Node, dim: int, start: Length, out: Axis) -> None:

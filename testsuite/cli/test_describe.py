@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from testsuite.ir.scramble import scrambled
+from testsuite.passes import grouped_vlm
 from testsuite.zoo import random_transformer
 from testsuite.zoo.random_spec import draw
 from torch import Tensor, nn
@@ -88,6 +89,13 @@ def test_windows_folded_into_the_batch_are_counted() -> None:
     (layer,) = stack["layers"]
     assert (stack["rows"], layer["windows"], layer["keys"]) == (16, 4, 4)
     assert (layer["heads"], layer["width"]) == (2, 4)
+
+
+def test_a_group_is_described_with_its_shape_and_the_barrier_that_made_it() -> None:
+    stack = described(normalize(grouped_vlm.build("pool").exported))["stacks"][0]
+    for place in stack["sites"]:
+        assert (place["group"], place["whole"], place["neighbours"]) == (4, [2, 2], False)
+        assert place["barrier"] is None and place["grouped_by"]["operator"] == "aten::avg_pool2d"
 
 
 def test_free_sizes_are_texts_with_bounds(normal: Normal) -> None:

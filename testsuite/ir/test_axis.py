@@ -11,14 +11,13 @@ from tokopt.ir.axis import (
     Axis,
     align_factors,
     align_parts,
-    fragments,
     locate,
-    sliced,
     split,
     split_factor,
     unify,
 )
 from tokopt.ir.lengths import is_longer, product, same_length, total
+from tokopt.ir.slicing import sliced
 
 S = sympy.Symbol("s", positive=True, integer=True)
 
@@ -156,13 +155,6 @@ def test_an_axis_is_located_through_parts_and_factors() -> None:
     whole = locate(tokens, tokens)
     assert whole is not None and whole.whole
     assert locate(batch, tokens) is None and locate(tokens, flat) is None
-
-
-def test_fragments_are_all_pieces_but_the_axis_itself_and_ones() -> None:
-    inner = [Axis(2), Axis(3)]
-    tokens = joined(cls := Axis(1), rows := Axis(6, factors=inner))
-    assert fragments(tokens) == {id(rows), id(inner[0]), id(inner[1])}
-    assert id(cls) not in fragments(tokens) and fragments(Axis(5)) == set()
 
 
 sizes = st.lists(st.integers(1, 6), min_size=1, max_size=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from testsuite.zoo.sample import Sample, capture
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention, unfold
 
 HIGH, WIDE, WIDTH, IMAGE = 4, 8, 8, 9
@@ -79,11 +80,50 @@ class GroupedVlm(nn.Module):
         return self.head(self.text(found.masked_scatter(there, self.join(x))))
 
 
-def build(how: str, windows: tuple[bool, ...] = (False, False), shift: int = 0) -> Sample:
-    """Return the model with two items, their images at different places among the words."""
+class Classifier(nn.Module):
+    """A tower in shifted windows, pooled over all its rows, or given out by groups."""
+
+    def __init__(self, join: bool) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 5)
+        self.tower = nn.ModuleList([Attend(True), Attend(True)])
+        self.pool = Join("pool") if join else nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patches(pixels)
+        for shift, layer in enumerate(self.tower):
+            x = layer(x, shift)
+        if isinstance(self.pool, Join):
+            return self.head(self.pool(x))
+        return self.head(self.pool(x.transpose(1, 2)).flatten(1))
+
+
+def classifier(join: bool) -> Sample:
+    """Return a tower without text, two items."""
+    torch.manual_seed(0)
+    module, inputs = Classifier(join).eval(), (torch.randn(2, HIGH * WIDE, 3),)
+    return Sample("windows", capture(module, inputs), inputs, module)
+
+
+def build(
+    how: str, windows: tuple[bool, ...] = (False, False), shift: int = 0, dynamic: bool = False
+) -> Sample:
+    """Return the model with two items, their images at different places among the words.
+
+    ``dynamic``: any batch, any prompt length; ``other_inputs`` has three items of 14 words.
+    """
     torch.manual_seed(0)
     module = GroupedVlm(how, windows, shift).eval()
-    ids = torch.randint(0, IMAGE, (2, 12))
-    ids[0, 1:9], ids[1, 3:11] = IMAGE, IMAGE
-    inputs = (ids, torch.randn(2, HIGH * WIDE, 3))
+    inputs, more = _inputs(2, 12), (_inputs(3, 14),)
+    if dynamic:
+        batch, length = Dim("batch", min=2, max=16), Dim("length", min=9, max=64)
+        shapes = ({0: batch, 1: length}, {0: batch})
+        return Sample(f"grouped_{how}", capture(module, inputs, shapes), inputs, module, more)
     return Sample(f"grouped_{how}", capture(module, inputs), inputs, module)
+
+
+def _inputs(items: int, length: int) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(0, IMAGE, (items, length))
+    for item in range(items):
+        ids[item, 1 + item : 9 + item] = IMAGE
+    return ids, torch.randn(items, HIGH * WIDE, 3)

@@ -6,6 +6,7 @@ equivariance  X's rows permuted in all operands permute the results' rows, and n
 locality      where X is not folded, another row i of X changes results in row i alone
 range         rows outside a picked range change nothing, each row inside changes something
 move          an entry of a result that rows move to is an entry of the operand's same line
+unread        other entries of an operand that is not read change nothing
 completeness  every operand dim is linked in all its rows, or folded, picked, moved or mixed
 """
 
@@ -74,6 +75,7 @@ def violations(sample: Sample) -> list[str]:
     found = list(_incomplete(said))
     if not sample.random:
         found += [*_not_equivariant(said), *_not_local(said), *_wrong_range(said), *_changed(said)]
+        found += _read_after_all(said)
     return found
 
 
@@ -190,6 +192,15 @@ def _wrong_range(said: Claim) -> Iterator[str]:
             changed = not all(map(same, wanted, said.sample.run(given)))
             if changed != bool(read[row]):
                 yield f"range: row {row} of dim {dim} is {'' if changed else 'not '}read"
+
+
+def _read_after_all(said: Claim) -> Iterator[str]:
+    wanted = said.sample.run(said.tensors)
+    for operand in said.uses.unread:
+        at = said.operands.index(operand)
+        given = [_shuffled(t) + 1 if i == at else t for i, t in enumerate(said.tensors)]
+        if not all(map(same, wanted, said.sample.run(given))):
+            yield f"unread: {operand.name} is read"
 
 
 def _changed(said: Claim) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 from testsuite.ir.rules.law import violations
 from testsuite.ir.rules.sample import Sample, call, real, truth
 
-from tokopt.ir.axis import Axis
+from tokopt.ir.axis import Axis, align_factors
 from tokopt.ir.call import Call
 from tokopt.ir.rules import load_rules
 
@@ -62,6 +62,18 @@ def to_the_left(c: Call) -> None:
     c.dims(c.tensors()[1])[0].parent = c.dims(c.tensors()[0])[0]
 
 
+def outer_windows(c: Call) -> None:
+    inner, x = Axis(2), c.tensors()[0]
+    c.link(x, 0, 0)
+    align_factors([inner, c.out[1]], [c.dims(x)[1]])
+    c.mix(x, 1, "combines neighbouring rows", inner)
+
+
+def lends(c: Call) -> None:
+    c.broadcast(c.tensors()[0], c.out)
+    c.unread(c.tensors()[1])
+
+
 WRONG: list[tuple[Callable[[Call], None], Sample, str]] = [
     (straight, call(aten.transpose.int, real(3, 3), 0, 1), "equivariance"),
     (straight, call(aten.transpose.int, real(2, 3), 0, 1), "completeness"),
@@ -84,6 +96,9 @@ WRONG: list[tuple[Callable[[Call], None], Sample, str]] = [
     (without_index, call(aten.index_select.default, real(3), 0, torch.tensor([1, 2])),
      "completeness"),
     (apart, call(aten.dot.default, real(3), real(3)), "equivariance"),
+    (outer_windows, call(aten.avg_pool1d.default, real(3, 8), [2]), "equivariance"),
+    (outer_windows, call(aten.slice.Tensor, real(3, 8), 1, 1, 8, 2), "equivariance"),
+    (lends, call(aten.add.Tensor, real(3), real(3)), "unread"),
     (to_the_left, call(aten.where.self, truth(3, 3), real(3), real(3, 3)), "equivariance"),
 ]  # fmt: skip
 

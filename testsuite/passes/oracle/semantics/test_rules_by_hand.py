@@ -123,6 +123,47 @@ def test_reading_rows_by_position_is_refused_and_named(target, args) -> None:  #
     assert target.__name__.split(".")[0] in str(error.value)
 
 
+EXPERTS = Marked(torch.tensor([[0], [1], [2], [0], [1], [2]]), ~ALIVE[:, None])
+
+
+def test_positions_along_a_dim_of_experts_are_each_rows_own() -> None:
+    chosen = apply_rule(aten.gather.default, torch.randn(N, D), 1, EXPERTS, rows=(0,))
+    assert chosen.isnan().flatten().tolist() == (~ALIVE).tolist()
+    into = torch.zeros(N, D)
+    routed = apply_rule(aten.scatter.src, into, 1, EXPERTS, torch.ones(N, 1), rows=(0,))
+    assert routed.isnan().all(-1).tolist() == (~ALIVE).tolist()
+    assert same(routed[ALIVE], into.scatter(1, EXPERTS.tensor, 1.0)[ALIVE])
+
+
+def test_positions_among_rows_that_were_computed_from_dropped_rows_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="positions computed from them"):
+        apply_rule(aten.scatter.src, rows(), 0, EXPERTS, torch.ones(N, 1), rows=(0,))
+
+
+def test_a_window_of_dropped_rows_pools_to_a_dropped_row() -> None:
+    x = torch.randn(1, D, 4, 4)
+    x[:, :, 2:, :2] = NAN
+    kernel = torch.randn(3, D, 2, 2)
+    for target, args in (
+        (aten.avg_pool2d.default, (x, [2, 2])),
+        (aten.max_pool2d.default, (x, [2, 2])),
+        (aten.adaptive_avg_pool2d.default, (x, [2, 2])),
+        (aten.conv2d.default, (x, kernel, torch.randn(3), [2, 2])),
+    ):
+        found = apply_rule(target, *args)
+        assert found.isnan().all(1)[0].tolist() == [[False, False], [True, False]]
+        x[:, :, 2, 2] = NAN
+        with pytest.raises(UnsupportedError, match="others not"):
+            apply_rule(target, *args)
+        x[:, :, 2, 2] = 0.0
+
+
+def test_one_window_over_everything_is_a_mean_of_what_is_there() -> None:
+    x = rows(1).mT
+    found = apply_rule(aten.adaptive_avg_pool1d.default, x, [1])
+    assert torch.allclose(found[..., 0], x.nanmean(-1))
+
+
 def test_an_operator_nobody_wrote_a_rule_for_has_none() -> None:
     for target in (aten.scatter_add.default, aten.max_unpool2d.default, aten.fft_fft.default):
         assert find_rule(fx.Graph().call_function(target, ())) is None
