@@ -41,7 +41,6 @@ def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA,
         "source": program.source,
-        "sha256": program.sha256,
         "graphs": {name: len(exported.graph.nodes) for name, exported in program.graphs.items()},
         "main": program.main_name,
         "sizes": ranges,
