@@ -153,8 +153,8 @@ def compile(
             final = decompose(applied.exported)
         names = output_names(exported, len(plan.stages))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-            chosen.lower(final, draft, names)
-        save_program(Program({program.main_name: final}), draft)
+            stored = save_program(Program({program.main_name: final}), draft)
+            chosen.lower(final, draft, names, stored)
         (draft / PLAN).write_text(plan.to_toml(), encoding="utf-8")
         with clock.stage("verify the target"):
             verdicts += against_target(chosen, draft, checked, final, given, names)

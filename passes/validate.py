@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
-from tokopt.ir.precision import full_precision
+from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
@@ -74,7 +74,8 @@ def run_program(
     values = bind(exported, inputs)
     with torch.no_grad():
         if full:
-            return list(_FullPrecision(exported.graph_module).run(*full_precision(values)))
+            results = _FullPrecision(exported.graph_module).run(*with_full_inputs(exported, values))
+            return list(full_precision(results))
         return list(fx.Interpreter(exported.graph_module).run(*values))
 
 

@@ -19,6 +19,7 @@ from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
+from tokopt.targets.stored_weights import StoredWeights
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 4
@@ -46,10 +47,17 @@ class OnnxRuntime:
         return _trial(self.provider)
 
     def lower(
-        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+        self,
+        exported: ExportedProgram,
+        folder: Path,
+        output_names: Sequence[str] | None = None,
+        weights: StoredWeights | None = None,
     ) -> tuple[str, ...]:
-        """Write ``model.onnx`` (and ``model.onnx.data`` above 1 GiB of weights)."""
-        return save(onnx_model(exported, signature_of(exported, output_names)), folder)
+        """Write ``model.onnx``; above 64 MiB its weights are outside of it.
+
+        They are where ``weights`` says they lie already, else in ``model.onnx.data``.
+        """
+        return save(onnx_model(exported, signature_of(exported, output_names)), folder, weights)
 
     def open(self, folder: Path) -> Runner:
         """Start a session on ``model.onnx``; bfloat16 inputs and outputs are not supported."""
