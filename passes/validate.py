@@ -23,16 +23,11 @@ from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
 from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
+from tokopt.ir.tolerances import IDENTITY, ORACLE, TIE
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
-
-IDENTITY, ORACLE = 1e-6, 1e-4
-"""Largest difference, relative to the output's largest value, in fp32."""
-
-TIE = 1e-5
-"""Scores nearer than this (relative to the largest) may be ranked either way."""
 
 
 @dataclass(frozen=True)
