@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokopt.cli.console import stage as shown_stage
 from tokopt.cli.inputs import inputs_for
+from tokopt.cli.several import refuse_several
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
@@ -128,6 +129,7 @@ def compile(
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
+    refuse_several(program)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.stored_weights import StoredWeights
-from tokopt.targets.tensors import tensor_inputs, tensor_outputs
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 4
