@@ -7,7 +7,7 @@ modules, parameters and inputs, nor on metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -28,12 +28,13 @@ from tokopt.ir.text import dtype_text
 SCHEMA = 1
 
 
-def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
+def describe_program(program: Program, facts: Facts, joined: Sequence[str] = ()) -> dict[str, Any]:
     """Return a program and the facts of its main graph: the object that ``--json`` prints.
 
+    ``joined`` names the programs that ``facts`` is about where they are several.
     ``sizes`` are the free sizes with their least and greatest value (None: unbounded).
     """
-    main, names = program.main, Names(program.main)
+    main, names = facts.exported, Names(facts.exported)
     ranges = {
         printed: [_bound(known.lower), _bound(known.upper)]
         for symbol, printed in names.symbols.items()
@@ -44,6 +45,7 @@ def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
         "source": program.source,
         "graphs": {name: len(exported.graph.nodes) for name, exported in program.graphs.items()},
         "main": program.main_name,
+        "joined": list(joined) or [program.main_name],
         **describe_links(program.graphs),
         "sizes": ranges,
         "inputs": _inputs(main, names),

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the facts of a program and return 0."""
     from tokopt.cli.describe import describe_program
     from tokopt.cli.inspect_tables import tables
+    from tokopt.cli.several import whole
     from tokopt.ir.facts import analyse
     from tokopt.ir.load import load
     from tokopt.passes.manager import PassManager
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     with stage("normalizing"):
         program = PassManager([Normalize()]).run(program)
     with stage("analysing"):
-        described = describe_program(program, analyse(program.main))
+        exported, joined = whole(program)
+        described = describe_program(program, analyse(exported), joined)
     if args.json:
         print(json.dumps(described))
     else:

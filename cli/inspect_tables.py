@@ -26,6 +26,8 @@ def tables(described: Described) -> Iterator[RenderableType]:
     yield Text(f"{described['source']}: {main}, {graphs[main]} nodes{beside}", style="bold")
     for line in link_lines(described["links"]):
         yield _indented(line)
+    if len(described["joined"]) > 1:
+        yield _indented(f"what follows is of {' and '.join(described['joined'])} as one program")
     if described["unclear"] is not None:
         yield _indented(f"not linked: {described['unclear']}")
     for size, (least, most) in described["sizes"].items():

@@ -1,4 +1,4 @@
-"""Archives of several programs: how they are linked, in words, and that none is compiled alone.
+"""Archives of several programs: shown with their links and as one model, but not compiled yet.
 
 Compiling only the main one would leave the others with tensors that no longer fit.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.join import chain, join
 from tokopt.ir.links import Link, find_links
 from tokopt.ir.program import Program
 
@@ -41,6 +42,20 @@ def describe_links(graphs: Mapping[str, ExportedProgram]) -> dict[str, Any]:
     except InputError as error:
         hint = f" ({error.hint})" if error.hint else ""
         return {"links": [], "unclear": f"{error.what}{hint}"}
+
+
+def whole(program: Program) -> tuple[ExportedProgram, list[str]]:
+    """Return the main program joined with those that feed it, and their names as they run.
+
+    Only the main one where it is not clear what feeds it.  The graphs are in normal form.
+    """
+    main = program.main_name
+    try:
+        links = find_links(program.graphs)
+    except InputError:
+        return program.main, [main]
+    names = chain(links, main)
+    return (program.main if names == [main] else join(program.graphs, links, main)), names
 
 
 def link_lines(links: Sequence[Mapping[str, str]]) -> list[str]:

@@ -14,6 +14,7 @@ from itertools import groupby
 
 import networkx
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError
@@ -95,10 +96,16 @@ def _refuse_circle(links: Sequence[Link]) -> None:
         )
 
 
-def _outputs(name: str, graph: ExportedProgram) -> list[_End]:
+def outputs_by_name(graph: ExportedProgram) -> dict[str, fx.Node]:
+    """Return the nodes of a program's tensor outputs under the names that links use."""
     tensors = tensor_outputs(graph)
     names = structural_names(graph, [tensor.place for tensor in tensors], [])
-    return [_End(name, text, tensor.value) for text, tensor in zip(names, tensors, strict=True)]
+    nodes = {node.name: node for node in graph.graph.nodes}
+    return {name: nodes[tensor.name] for name, tensor in zip(names, tensors, strict=True)}
+
+
+def _outputs(name: str, graph: ExportedProgram) -> list[_End]:
+    return [_End(name, text, node.meta["val"]) for text, node in outputs_by_name(graph).items()]
 
 
 def _named(end: _End, outputs: list[_End]) -> _End | None:

@@ -58,6 +58,11 @@ def test_inspect_shows_the_programs_and_how_they_are_linked(
         "target": "prefill",
         "input": "features",
     }
+    stacks = {stack["role"]: stack for stack in found["stacks"]}
+    assert found["joined"] == ["vision", "prefill"] and list(stacks) == ["vision", "decoder"]
+    assert all(site["legal"] for stack in stacks.values() for site in stack["sites"])
+    assert stacks["decoder"]["visual"] == Sizes().visual and stacks["decoder"]["merge"] is not None
+    assert [value["name"] for value in found["inputs"]] == ["pixels", "input_ids"]
     assert found["unclear"] is None and list(found["graphs"]) == ["vision", "prefill", "decode"]
 
 
