@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from testsuite.zoo import llava, llava_parts
 from testsuite.zoo.handvlm import HandVlm, Sizes
 from testsuite.zoo.handvlm_parts import inputs, parts
 from testsuite.zoo.weights import randomise
@@ -18,7 +19,7 @@ from tokopt.ir.join import chain, join
 from tokopt.ir.links import Link, find_links
 from tokopt.ir.structure import structural_faults
 from tokopt.passes.normalize import normalize
-from tokopt.passes.validate import run_program
+from tokopt.passes.validate import relative_difference, run_program
 
 SIZES = Sizes(layers=2, tower_layers=2)
 
@@ -43,6 +44,20 @@ def test_vision_and_prefill_joined_compute_what_the_model_does(
     roles = {stack.role: stack for stack in analyse(program).stacks}
     assert roles["vision"].count == roles["decoder"].count == SIZES.visual
     assert roles["decoder"].merge is not None
+
+
+def test_a_library_model_split_by_its_own_arguments_joins_to_the_model() -> None:
+    graphs, model = llava_parts.parts()
+    assert [str(link) for link in find_links(graphs)] == ["vision.features → prefill.features"]
+    program = joined(graphs)
+    pixels, ids = llava.inputs(1, llava.VISUAL + 9, seed=3)
+    with torch.no_grad():
+        wanted = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
+    got = run_program(program, {"pixel_values": pixels, "input_ids": ids})[0]
+    assert relative_difference(wanted, got) < 1e-5
+    roles = {stack.role: stack for stack in analyse(program).stacks}
+    assert [site.legal for site in roles["vision"].sites].count(True) >= 1
+    assert roles["decoder"].merge is not None and roles["decoder"].count == llava.VISUAL
 
 
 def test_a_joined_program_is_called_by_name_with_the_examples_of_its_parts() -> None:
