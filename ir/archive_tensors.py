@@ -43,7 +43,13 @@ class TensorReader:
     def __init__(self, archive: Archive, file: IO[bytes], *, check: bool) -> None:
         self._archive, self._check = archive, check
         flags, access = mmap.MAP_PRIVATE | _UNRESERVED, mmap.PROT_READ | mmap.PROT_WRITE
-        self._mapping = mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+        try:
+            self._mapping = mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+        except OSError as error:
+            raise InputError(
+                f"the file cannot be mapped into memory ({error})",
+                hint="copy it to a local disk; `ulimit -v` may be too low for it",
+            ) from error
         self._storages: dict[str, torch.Tensor] = {}
         self._parameters: dict[tuple[int, int], list[str]] = {}
         self._taken: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 from pathlib import Path
@@ -106,3 +107,15 @@ def test_a_damaged_weight_is_noticed_unless_one_only_looks(tmp_path: Path) -> No
         load(path)
     looked = load(path, check=False)
     assert looked.sha256 == "" and not looked.main.state_dict["weight"].equal(weight)
+
+
+def test_a_file_that_cannot_be_mapped_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    path = written(tmp_path, saved(plain()))
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(InputError, match="cannot be mapped into memory"):
+        load(path)
