@@ -7,6 +7,7 @@ modules, parameters and inputs, nor on metadata.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -15,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from tokopt.cli.describe_call import describe_call, describe_length
 from tokopt.cli.describe_stack import describe_stack
+from tokopt.cli.several import describe_links
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.facts import Facts
 from tokopt.ir.layers import Layer
@@ -26,12 +28,13 @@ from tokopt.ir.text import dtype_text
 SCHEMA = 1
 
 
-def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
+def describe_program(program: Program, facts: Facts, joined: Sequence[str] = ()) -> dict[str, Any]:
     """Return a program and the facts of its main graph: the object that ``--json`` prints.
 
+    ``joined`` names the programs that ``facts`` is about where they are several.
     ``sizes`` are the free sizes with their least and greatest value (None: unbounded).
     """
-    main, names = program.main, Names(program.main)
+    main, names = facts.exported, Names(facts.exported)
     ranges = {
         printed: [_bound(known.lower), _bound(known.upper)]
         for symbol, printed in names.symbols.items()
@@ -40,9 +43,10 @@ def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA,
         "source": program.source,
-        "sha256": program.sha256,
         "graphs": {name: len(exported.graph.nodes) for name, exported in program.graphs.items()},
         "main": program.main_name,
+        "joined": list(joined) or [program.main_name],
+        **describe_links(program.graphs),
         "sizes": ranges,
         "inputs": _inputs(main, names),
         "outputs": _outputs(main, names),
@@ -78,7 +82,7 @@ def _budget(facts: Facts, names: Names) -> dict[str, Any] | None:
     if not any(stack.role in ("decoder", "vision") for stack in facts.stacks):
         return None
     consumer = facts.consumer
-    tokens = consumer.sites[0].tokens
+    tokens = consumer.tokens
     counted = [x.depth for x in consumer.stack.layers if _holds(x, tokens)]
     return {
         "stack": consumer.role,

@@ -1,4 +1,7 @@
-"""``tokopt inspect``: what a program is: token axes, layers, sites and why a site is not legal."""
+"""``tokopt inspect``: what a program is: token axes, layers, sites and why a site is not legal.
+
+Weights are not read: a 7B-size archive is inspected in the memory of its graph.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the facts of a program and return 0."""
     from tokopt.cli.describe import describe_program
     from tokopt.cli.inspect_tables import tables
+    from tokopt.cli.several import whole
     from tokopt.ir.facts import analyse
     from tokopt.ir.load import load
     from tokopt.passes.manager import PassManager
     from tokopt.passes.normalize import Normalize
 
     with stage(f"loading {args.model}"):
-        program = load(args.model)
+        program = load(args.model, check=False)
     with stage("normalizing"):
         program = PassManager([Normalize()]).run(program)
     with stage("analysing"):
-        described = describe_program(program, analyse(program.main))
+        exported, joined = whole(program)
+        described = describe_program(program, analyse(exported), joined)
     if args.json:
         print(json.dumps(described))
     else:

@@ -186,6 +186,8 @@ def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
         copies[node] = graph.node_copy(node, lambda n: copies[n])
         copies[node].meta = dict(node.meta)
+        if node.op == "placeholder":  # fx renames "input" and other names of Python's own
+            copies[node].name = node.name
     graph._codegen = copy.deepcopy(module.graph._codegen)
     result = fx.GraphModule(module, graph)
     result.meta = dict(module.meta)

@@ -4,9 +4,10 @@ from torch import Tensor, nn
 from torch.export import export
 
 from tokopt.ir.program import Program
+from tokopt.ir.structure import structural_faults
 from tokopt.ir.text import print_program
 from tokopt.passes.manager import PassManager
-from tokopt.passes.normalize import Normalize
+from tokopt.passes.normalize import Normalize, normalize
 from tokopt.passes.spec import NORMALIZED
 
 
@@ -49,3 +50,11 @@ def test_what_is_not_changed_is_shared() -> None:
     after = Normalize().run(raw).program
     weight = after.main.state_dict["head.weight"]
     assert weight.data_ptr() == raw.main.state_dict["head.weight"].data_ptr()
+
+
+def test_an_input_named_as_a_function_of_python_keeps_its_name() -> None:
+    """The one of ``nn.Sequential`` is: fx itself would call it ``input_1``."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval()
+    normal = normalize(torch.export.export(model, (torch.ones(2, 4),)))
+    assert [spec.arg.name for spec in normal.graph_signature.input_specs][-1] == "input"
+    assert structural_faults(normal) == ()
