@@ -26,10 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--outputs",
         choices=("full", "kept", "last"),
-        default="full",
         help="full: original shapes, dropped rows 0 (default); kept: rows that stayed; last: one",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of random selection")
+    parser.add_argument("--seed", type=int, help="seed of random selection (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
 

@@ -99,8 +99,8 @@ def compile(
     plan: str | Path | Plan | None = None,
     target: str | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
-    outputs: Outputs = "full",
-    seed: int = 0,
+    outputs: Outputs | None = None,
+    seed: int | None = None,
     quiet: bool = True,
 ) -> Compiled:
     """Compile an exported model into an artifact folder.
@@ -108,14 +108,15 @@ def compile(
     ``budget`` is the share of visual tokens left (mean over the consumer's layers); ``plan`` a
     plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
     the gates run on and, for calibrated methods, what is measured; the archive's example inputs
-    where none are given.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
+    where none are given.  ``outputs`` (``full`` where none is given) and ``seed`` (0) belong to a
+    budget: a plan holds its own.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
     gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
     ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
-    if plan is not None and method is not None:
-        raise InputError("a plan names its own methods", expected="--plan without --method")
+    if plan is not None:
+        _refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs})
     if budget is not None and not 0 < budget <= 1:
         raise InputError(f"budget {budget}", expected="a share of the visual tokens, in (0, 1]")
     folder = Path(output) if output is not None else default_folder(source)
@@ -140,8 +141,8 @@ def compile(
             if plan is None:
                 assert budget is not None
                 entropies = observe(facts, given).entropies
-                fitted = default_fit(facts, budget, method, entropies, seed)
-                plan = Plan(fitted.plan.stages, budget, seed, outputs)
+                fitted = default_fit(facts, budget, method, entropies, seed or 0)
+                plan = Plan(fitted.plan.stages, budget, seed or 0, outputs or "full")
                 note = fitted.note
             spent = report_budget(facts, plan)
         with clock.stage("rewrite"):
@@ -197,6 +198,17 @@ def require_ok(compiled: Compiled) -> None:
             expected=f"a difference of at most {failed[0].tolerance}",
             hint="the artifact is kept and marked; report the folder, or try another plan",
         )
+
+
+def _refuse_beside_plan(given: Mapping[str, object]) -> None:
+    """Refuse what a plan holds itself; ``given`` is by option, None where it was not given."""
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"--{option} cannot be given with --plan: the plan file holds it",
+                expected=f"--plan without --{option}",
+                hint=f"edit the plan file's {option}, or compile with --budget",
+            )
 
 
 def output_names(exported: torch.export.ExportedProgram, stages: int) -> list[str]:

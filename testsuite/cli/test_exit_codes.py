@@ -56,7 +56,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--budget", "0.5", "-o", "no/where"], 2, "does not exist"),
         (["--plan", "nowhere.toml"], 2, "the plan cannot be read"),
         (["--plan", "plan.toml", "--budget", "0.5"], 2, "not allowed with"),
-        (["--plan", "plan.toml", "--method", "stride"], 2, "a plan names its own methods"),
+        (["--plan", "plan.toml", "--method", "stride"], 2, "--method cannot be given with --plan"),
+        (["--plan", "plan.toml", "--seed", "0"], 2, "--seed cannot be given with --plan: the plan"),
+        (["--plan", "plan.toml", "--outputs", "full"], 2, "--plan without --outputs"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(
