@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.console import stage as shown_stage
-from tokopt.cli.inputs import inputs_for
+from tokopt.cli.inputs import check_merges, inputs_for
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
+from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
@@ -109,9 +110,9 @@ def compile(
     plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
     the gates run on and, for calibrated methods, what is measured; the archive's example inputs
     where none are given.  ``outputs`` (``full`` where none is given) and ``seed`` (0) belong to a
-    budget: a plan holds its own.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
-    gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
-    ``model.tokopt`` for ``model.pt2`` where none is given.
+    budget: a plan holds its own.  Raises ``TokoptError`` for everything a user can mend; an
+    artifact whose gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a
+    folder; ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
@@ -136,6 +137,8 @@ def compile(
             normal = normalize(exported)
         with clock.stage("analyse"):
             facts = analyse(normal)
+            placeholders = find_placeholders(facts)
+            check_merges(given, placeholders, inputs)
         with clock.stage("plan"):
             note = ""
             if plan is None:
@@ -167,6 +170,7 @@ def compile(
             Manifest(
                 target=chosen.name,
                 signature=signature_of(final, names),
+                placeholders=placeholders,
                 input_sha256=program.sha256,
                 seed=plan.seed,
                 budget=_budget(budget if budget is not None else plan.budget, spent, verdicts),

@@ -33,14 +33,16 @@ def run(args: argparse.Namespace) -> int:
     Raises ``InputError`` naming the inputs that are needed where no file is given,
     and ``GateError`` for an artifact that failed verification.
     """
-    from tokopt.cli.inputs import fitting_inputs, inputs_needed
+    from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
     from tokopt.targets.runtime import load
 
     artifact = load(args.artifact, target=args.target)
     signature = artifact.manifest.signature
     if args.inputs is None:
         raise inputs_needed(signature, args.artifact)
-    outputs = artifact(fitting_inputs(args.inputs, signature), trace=args.trace)
+    given = fitting_inputs(args.inputs, signature)
+    check_merges(given, artifact.manifest.placeholders, args.inputs)
+    outputs = artifact(given, trace=args.trace)
     if args.output is not None:
         write_tensors(outputs, Path(args.output))
     rows = [describe(name, value) for name, value in outputs.items()]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.cli.inputs import example_inputs, fitting_inputs, inputs_needed
+from tokopt.cli.inputs import check_merges, example_inputs, fitting_inputs, inputs_needed
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import analyse
@@ -129,7 +129,9 @@ def _inputs(
     if inputs is None:
         assert original is not None
         inputs = example_inputs(original.main)
-    return fitting_inputs(inputs, manifest.signature)
+    given = fitting_inputs(inputs, manifest.signature)
+    check_merges(given, manifest.placeholders, inputs)
+    return given
 
 
 def _again(original: Program, folder: Path) -> Checked:

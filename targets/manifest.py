@@ -6,6 +6,7 @@ Compiling the same input with the same versions gives the same manifest except f
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from pathlib import Path
 
 from tokopt import __version__
 from tokopt.ir.errors import InputError
+from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.records import field_of, from_json, to_json
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 adds ``placeholders``; manifests of version 1 still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -71,10 +74,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in."""
+    """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in.
+
+    ``placeholders``: what every item of an input must hold for the visual rows to find a place.
+    """
 
     target: str
     signature: Signature
+    placeholders: tuple[Placeholders, ...] = ()
     input_sha256: str = ""
     seed: int = 0
     budget: Budget = Budget()
@@ -125,7 +132,12 @@ def read_manifest(folder: Path) -> Manifest:
             expected=f"at most {SCHEMA_VERSION}",
             hint="install the tokopt that wrote it, or a newer one",
         )
-    return from_json(Manifest, text, str(path))
+    return from_json(Manifest, upgraded(text) if schema < SCHEMA_VERSION else text, str(path))
+
+
+def upgraded(text: str) -> str:
+    """Return the text of an older manifest with what it lacks: nothing was recorded there."""
+    return json.dumps({"placeholders": [], **json.loads(text)})
 
 
 def _version(package: str) -> str:

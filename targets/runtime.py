@@ -13,6 +13,7 @@ from tokopt.targets.base import Runner
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import OK, Manifest, read_manifest
+from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
 
 TRACE = "trace."
@@ -33,10 +34,13 @@ class Artifact:
         """Run on ``inputs`` (a mapping) or on keyword arguments; tensors or numpy arrays.
 
         Returns the outputs by name, on the CPU; those of the selection trace only with
-        ``trace=True``.  ``InputError`` says which input does not fit.
+        ``trace=True``.  ``InputError`` says which input does not fit, or
+        which item has another number of image placeholders than the program has visual rows.
         """
         given = {**(inputs or {}), **named}
-        outputs = self.runner(checked_inputs(given, self.manifest.signature))
+        inputs = checked_inputs(given, self.manifest.signature)
+        check_placeholders(inputs, self.manifest.placeholders)
+        outputs = self.runner(inputs)
         return {n: value for n, value in outputs.items() if trace or not n.startswith(TRACE)}
 
 
