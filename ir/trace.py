@@ -65,16 +65,11 @@ def compute_value(node: fx.Node, mode: FakeTensorMode, known: Known | None = Non
 
 
 def call(
-    graph: fx.Graph,
-    target: Any,
-    *args: Any,
-    mode: FakeTensorMode | None = None,
-    known: Known | None = None,
-    **kwargs: Any,
+    graph: fx.Graph, target: Any, *args: Any, mode: FakeTensorMode | None = None, **kwargs: Any
 ) -> fx.Node:
     """Insert a call at the graph's insertion point, its value recorded."""
     node = graph.call_function(target, args, kwargs)
-    compute_value(node, mode or fake_mode_of(graph), known)
+    compute_value(node, mode or fake_mode_of(graph))
     return node
 
 

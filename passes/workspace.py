@@ -20,7 +20,7 @@ from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError
 from tokopt.ir.facts import Facts, analyse
-from tokopt.ir.trace import Known, call, compute_value, fake_mode_of, splice
+from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
 """A number of rows: a constant, or the node of a symbolic size."""
@@ -57,7 +57,9 @@ class Workspace:
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a call at the insertion point, its value recorded."""
-        return call(self.graph, target, *args, mode=self.mode, known=self.known, **kwargs)
+        node = self.graph.call_function(target, args, kwargs)
+        compute_value(node, self.mode, self.known)
+        return node
 
     def after(self, node: fx.Node) -> Any:
         """Return a context that inserts behind a node and behind all inserted there before."""
