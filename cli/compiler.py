@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokopt.cli.console import stage as shown_stage
 from tokopt.cli.inputs import check_merges, inputs_for
+from tokopt.cli.several import refuse_several
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
@@ -130,6 +131,7 @@ def compile(
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
+    refuse_several(program)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:
@@ -157,8 +159,8 @@ def compile(
             final = decompose(applied.exported)
         names = output_names(exported, len(plan.stages))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-            chosen.lower(final, draft, names)
-        save_program(Program({program.main_name: final}), draft)
+            stored = save_program(Program({program.main_name: final}), draft)
+            chosen.lower(final, draft, names, stored)
         (draft / PLAN).write_text(plan.to_toml(), encoding="utf-8")
         with clock.stage("verify the target"):
             verdicts += against_target(chosen, draft, checked, final, given, names)

@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from tokopt.cli.describe_call import describe_call, describe_length
 from tokopt.cli.describe_stack import describe_stack
+from tokopt.cli.several import describe_links
 from tokopt.ir.attention import Attention
 from tokopt.ir.axis import Axis, fragments, locate
 from tokopt.ir.facts import Facts
@@ -41,9 +42,9 @@ def describe_program(program: Program, facts: Facts) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA,
         "source": program.source,
-        "sha256": program.sha256,
         "graphs": {name: len(exported.graph.nodes) for name, exported in program.graphs.items()},
         "main": program.main_name,
+        **describe_links(program.graphs),
         "sizes": ranges,
         "inputs": _inputs(main, names),
         "outputs": _outputs(main, names),

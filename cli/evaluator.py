@@ -97,7 +97,7 @@ def original_runner(program: Program, target: Target) -> Iterator[Run]:
     """Lower a program as it is into a temporary folder and yield what runs it there."""
     with torch.no_grad(), TemporaryDirectory(prefix="tokopt-") as folder:
         normal = normalize(program.main)
+        stored = save_program(Program({program.main_name: normal}), Path(folder))
         with redirect_stdout(io.StringIO()):
-            target.lower(normal, Path(folder), output_names(program.main, 0))
-        save_program(Program({program.main_name: normal}), Path(folder))
+            target.lower(normal, Path(folder), output_names(program.main, 0), stored)
         yield target.open(Path(folder))

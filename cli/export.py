@@ -24,10 +24,9 @@ from tokopt.cli.capture_source import (
     resolve,
 )
 from tokopt.ir.errors import GateError, InputError
+from tokopt.ir.tolerances import TOLERANCES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ROUNDINGS = 8
-"""A half-precision program may differ from its half-precision model by this many roundings."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
+        default=TOLERANCES["float32"],
         help="largest difference to the model in float32, relative to its largest output "
         "(other dtypes are compared too, within their own rounding)",
     )
@@ -98,7 +97,7 @@ def _capture(
 ) -> tuple[ExportedProgram, dict[str, Any]]:
     """Load, trace and compare in one dtype; return the program and what to report of it."""
     if dtype != "float32":
-        most = max(most, ROUNDINGS * torch.finfo(DTYPES[dtype]).eps)
+        most = max(most, TOLERANCES[dtype])
     _say(f"loading {folder} in {dtype}")
     model = load(folder, family.auto_class(config), DTYPES[dtype])
     capture = family.prepare(model, request, read_image_processor(folder))

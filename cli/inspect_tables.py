@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tokopt.cli.several import link_lines
+
 Described = Mapping[str, Any]
 
 
@@ -22,6 +24,10 @@ def tables(described: Described) -> Iterator[RenderableType]:
     others = [f"{name} ({count} nodes)" for name, count in graphs.items() if name != main]
     beside = f"; beside it: {', '.join(others)}" if others else ""
     yield Text(f"{described['source']}: {main}, {graphs[main]} nodes{beside}", style="bold")
+    for line in link_lines(described["links"]):
+        yield _indented(line)
+    if described["unclear"] is not None:
+        yield _indented(f"not linked: {described['unclear']}")
     for size, (least, most) in described["sizes"].items():
         yield _indented(f"{size} is free: {least} to {'any' if most is None else most}")
     for title, key in (("inputs", "inputs"), ("outputs", "outputs")):

@@ -14,10 +14,9 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.ir.tolerances import ORACLE, TIE, coarsest
 from tokopt.passes.oracle.oracle import run_oracle
 from tokopt.passes.validate import (
-    ORACLE,
-    TIE,
     Checked,
     Verdict,
     alive_rows,
@@ -26,7 +25,6 @@ from tokopt.passes.validate import (
     run_program,
 )
 from tokopt.targets.base import Target
-from tokopt.targets.compare import TOLERANCES
 from tokopt.targets.runtime import TRACE
 
 
@@ -49,7 +47,7 @@ def against_target(
         return
     kept = [name for name in names if name.startswith(TRACE) and name.endswith(".kept")]
     outputs = [name for name in names if not name.startswith(TRACE)]
-    allowed = max(_allowed(wanted[name]) for name in outputs)
+    allowed = max(ORACLE, coarsest(lowered))
     if all(bool((wanted[name] == got[name]).all()) for name in kept):
         worst = max(relative_difference(wanted[name], got[name]) for name in outputs)
         message = "" if worst <= allowed else f"the outputs differ by {worst:.3g}"
@@ -65,9 +63,3 @@ def against_target(
     tie = TIE if allowed <= ORACLE else allowed
     for verdict in judge(checked, inputs, found, alive, free, target.name, allowed, tie):
         yield replace(verdict, gate=f"target {verdict.gate}")
-
-
-def _allowed(output: Tensor) -> float:
-    """Return the relative difference allowed between targets for an output's dtype."""
-    known = TOLERANCES.get(output.dtype)
-    return ORACLE if known is None else max(ORACLE, known.relative)

@@ -27,13 +27,13 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
+from tokopt.ir.tolerances import IDENTITY
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import (
-    IDENTITY,
     Checked,
     Verdict,
     relative_difference,

@@ -2,8 +2,9 @@
 
 torch stores records uncompressed below one root folder.  Reading nothing else (no compressed or
 encrypted records, no doubled or path-like names, no members that overlap) means that no record can
-be larger than the file, and that no two readers can see different records.  Only Python's reader is
-used; it checks each record's CRC.  Format: ``torch/csrc/export/pt2_archive_constants.h``.
+be larger than the file, and that no two readers can see different records.  ``read`` checks a
+record's CRC; whoever maps an ``extent`` calls ``check`` before computing on it.
+Format: ``torch/csrc/export/pt2_archive_constants.h``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO
 
+from tokopt.ir.archive_extents import extents
 from tokopt.ir.errors import InputError
 
 MODELS, WEIGHTS, CONSTANTS = "models/", "data/weights/", "data/constants/"
 INPUTS, COMPILED = "data/sample_inputs/", "data/aotinductor/"
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _AGAIN = "write the file again with torch.export.save"
 _BROKEN = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 
@@ -43,8 +45,7 @@ class Archive:
         self._records = {member.filename[skipped:]: member for member in members}
         if len(self._records) != len(members):
             raise InputError("the zip file has two members of one name", hint=_AGAIN)
-        if sum(member.compress_size for member in members) > file.seek(0, 2):
-            raise InputError("the members say they are larger than the whole file", hint=_AGAIN)
+        self._extents = extents(file, members, self._zip.start_dir)
 
     def __contains__(self, name: str) -> bool:
         return name in self._records
@@ -60,30 +61,43 @@ class Archive:
         """Return the bytes of a record in number; ``InputError`` if there is none of that name."""
         return self._member(name).file_size
 
+    def extent(self, name: str) -> tuple[int, int]:
+        """Return where in the file a record's bytes are: ``(offset, size)``."""
+        return self._extents[self._member(name).filename]
+
     def checksum(self, name: str) -> int:
         """Return the CRC-32 of a record, as the zip's directory states it."""
         return self._member(name).CRC
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a record."""
-        content = bytearray(self.size(name))
-        self.read_into(name, memoryview(content))
-        return bytes(content)
+        return b"".join(self.chunks(name))
 
-    def read_into(self, name: str, target: memoryview) -> None:
-        """Copy a record into ``target`` (``size(name)`` bytes) and check its CRC."""
+    def check(self, name: str) -> None:
+        """Read a record once, piece by piece, and raise ``InputError`` if its CRC is another."""
+        for _ in self.chunks(name):
+            pass
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two records hold the same bytes."""
+        if self.size(one) != self.size(other) or self.checksum(one) != self.checksum(other):
+            return False
+        return all(a == b for a, b in zip(self.chunks(one), self.chunks(other), strict=True))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a record in pieces; after the last one its CRC has been checked."""
+        size = 0
         try:
             with self._zip.open(self._member(name)) as record:
-                filled = 0
                 while chunk := record.read(_CHUNK):
-                    target[filled : filled + len(chunk)] = chunk
-                    filled += len(chunk)
+                    size += len(chunk)
+                    yield chunk
         except _BROKEN as error:
             raise InputError(
                 f"record {name!r:.200} is damaged ({error})", hint="copy or save the file again"
             ) from error
-        if filled != len(target):
-            raise InputError(f"record {name!r:.200} has {filled} bytes instead of {len(target)}")
+        if size != self.size(name):
+            raise InputError(f"record {name!r:.200} has {size} bytes instead of {self.size(name)}")
 
     def text(self, name: str, default: str) -> str:
         """Return a short record as text, or ``default`` where there is none."""

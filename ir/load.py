@@ -2,8 +2,8 @@
 
 ``torch.export.load`` runs code of the file in more than a dozen ways: pickles (weights, constants,
 example inputs), compiled libraries, ``eval`` of symbolic sizes and guards, imports named in
-layouts, and source code made of names.  Here the zip is read by ``Archive``, tensors as raw bytes,
-the description through ``vet``, and only then does torch's own deserializer build the graph.
+layouts, and source code made of names.  Here the zip is read by ``Archive``, tensors are mapped as
+raw bytes, the description passes ``vet``, and only then does torch's deserializer build the graph.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tokopt.ir.unused_symbols import without_notices
 _ARCHIVE_VERSION = "0"
 
 
-def load(path: str | Path) -> Program:
+def load(path: str | Path, *, check: bool = True) -> Program:
     """Read the archive at ``path`` (``torch.export.save``, ``package_pt2`` or ``ir.save``).
 
     Every program of the archive is loaded, under its name in it.  It differs from what
@@ -37,6 +37,11 @@ def load(path: str | Path) -> Program:
     dictionaries; guards and metadata other than stack traces and module paths are dropped (ranges
     of sizes are kept and checked); quotes in assertion messages are replaced.  Example inputs are
     ``None`` where the file has none.  Operators of ``tokopt::`` must be registered before.
+
+    Weights are mapped, not read: do not write into the file while the program lives (replacing it
+    is fine, as ``save`` does).  ``check`` reads the file once, keeping nothing, for its sha256 and
+    the checksums of the weights; without it a damaged weight is not noticed, so it is for looking
+    at a program, not for running it.
 
     Raises ``InputError`` naming the file, what is wrong and what to do; never runs the file's code.
     """
@@ -48,11 +53,11 @@ def load(path: str | Path) -> Program:
             archive = Archive(file)
             check_is_program(archive, file)
             _check_versions(archive)
-            tensors = TensorReader(archive)
+            tensors = TensorReader(archive, file, check=check)
             names = [n.removesuffix(".json") for n in archive.below(MODELS) if n.endswith(".json")]
             graphs = {name: _read_program(archive, tensors, name) for name in names}
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if check else ""
     except InputError as error:
         error.where = f"{path}: {error.where}" if error.where else str(path)
         raise

@@ -18,7 +18,7 @@ class Program:
     """One or several ``ExportedProgram`` of one archive.
 
     ``graphs`` maps the archive's names to graphs; ``source`` is the file (for messages) and
-    ``sha256`` the hash of its bytes (``""`` for a program made in memory).
+    ``sha256`` the hash of its bytes (``""`` for a program made in memory or loaded unchecked).
     """
 
     graphs: Mapping[str, ExportedProgram]

@@ -3,7 +3,8 @@
 What ``torch.export.save`` writes differs from run to run in one thing, and from path to path in
 another: the ``from_node`` history in the metadata holds addresses, and the archive's root folder is
 named after the file.  Both are left out here.  A weight that several programs share is written
-once.  The file is written beside its place and renamed, and plain ``torch.export.load`` reads it.
+once, as raw bytes at a multiple of 64, so that other files can refer to it.  The file is written
+beside its place and renamed, and plain ``torch.export.load`` reads a program named ``model``.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from torch._export.serde import serialize as serde
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveWriter
 
-from tokopt.ir.archive import CONSTANTS, INPUTS, MODELS, WEIGHTS
+from tokopt.ir.archive import CONSTANTS, INPUTS, MODELS, WEIGHTS, Archive
 from tokopt.ir.archive_inputs import check_inputs
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.program import Program
 from tokopt.ir.torch_writing import writing
 
+Places = dict[tuple[int, torch.dtype], int]
+"""Storages by address and element type: where in the file their bytes begin."""
 
-def save(program: Program, path: str | Path) -> None:
+
+def save(program: Program, path: str | Path) -> Places:
     """Write ``program`` to ``path`` (``.pt2``); weights as raw bytes, example inputs if plain.
 
+    Returns where the weights lie, which holds while ``program`` lives.
     Raises ``InputError`` where the file cannot be written and ``UnsupportedError`` for what only a
     pickle could hold (tensor subclasses, TorchBind objects) or torch cannot serialize.
     """
@@ -38,23 +43,31 @@ def save(program: Program, path: str | Path) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with writing(beside) as file:
-            _write(program, file)
+            records = _write(program, file)
+        with beside.open("rb") as written:
+            archive = Archive(written)
+            places = {key: archive.extent(record)[0] for key, record in records.items()}
         os.replace(beside, path)
+        return places
     except OSError as error:
         raise InputError(f"the file cannot be written ({error})", where=str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _write(program: Program, file: IO[bytes]) -> None:
+_Records = dict[tuple[int, torch.dtype], str]
+
+
+def _write(program: Program, file: IO[bytes]) -> _Records:
     weights = {name: graph.state_dict for name, graph in program.graphs.items()}
     constants = {name: graph.constants for name, graph in program.graphs.items()}
     with PT2ArchiveWriter(file) as archive:
-        _write_tensors(archive, weights, WEIGHTS, "weight_", "_weights_config.json")
-        _write_tensors(archive, constants, CONSTANTS, "tensor_", "_constants_config.json")
+        records = _write_tensors(archive, weights, WEIGHTS, "weight_", "_weights_config.json")
+        more = _write_tensors(archive, constants, CONSTANTS, "tensor_", "_constants_config.json")
         for name, graph in program.graphs.items():
             archive.write_bytes(f"{MODELS}{name}.json", _description(graph, f"program {name!r}"))
             archive.write_bytes(f"{INPUTS}{name}.pt", _inputs(graph))
+    return {**more, **records}
 
 
 def _write_tensors(
@@ -63,9 +76,10 @@ def _write_tensors(
     folder: str,
     prefix: str,
     suffix: str,
-) -> None:
+) -> _Records:
     """Write every storage once, and for each program which views into them its tensors are."""
-    records: dict[object, str] = {}
+    records: _Records = {}
+    written = 0
     for program, tensors in programs.items():
         config: dict[str, Any] = {}
         for name, tensor in tensors.items():
@@ -77,20 +91,23 @@ def _write_tensors(
                     expected="dense tensors, which are written as raw bytes",
                 )
             storage = tensor.untyped_storage()
-            # a record has one element type; storages without bytes share a null address
-            key = (storage.data_ptr(), tensor.dtype) if len(storage) else (program, name)
-            if key not in records:
-                records[key] = f"{prefix}{len(records)}"
-                raw = torch.empty(0, dtype=torch.uint8).set_(storage.cpu())
-                archive.write_bytes(folder + records[key], raw.numpy().tobytes())
+            key = storage.data_ptr(), tensor.dtype  # a record has one element type
+            # storages without bytes share a null address
+            record = records.get(key) if len(storage) else None
+            if record is None:
+                record, written = f"{prefix}{written}", written + 1
+                archive.archive_file.write_record(folder + record, storage.cpu(), len(storage))
+                if len(storage):
+                    records[key] = record
             config[name] = schema.PayloadMeta(
-                path_name=records[key],
+                path_name=record,
                 is_param=isinstance(tensor, torch.nn.Parameter),
                 use_pickle=False,
                 tensor_meta=serde.serialize_tensor_meta(tensor),
             )
         text = json.dumps(serde._dataclass_to_dict(schema.PayloadConfig(config)))
         archive.write_string(f"{folder}{program}{suffix}", text)
+    return {key: folder + record for key, record in records.items()}
 
 
 def _description(graph: ExportedProgram, where: str) -> bytes:

@@ -21,18 +21,13 @@ from torch.export import ExportedProgram
 from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
-from tokopt.ir.precision import full_precision
+from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
+from tokopt.ir.tolerances import IDENTITY, ORACLE, TIE
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
-
-IDENTITY, ORACLE = 1e-6, 1e-4
-"""Largest difference, relative to the output's largest value, in fp32."""
-
-TIE = 1e-5
-"""Scores nearer than this (relative to the largest) may be ranked either way."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,8 @@ def run_program(
     values = bind(exported, inputs)
     with torch.no_grad():
         if full:
-            return list(_FullPrecision(exported.graph_module).run(*full_precision(values)))
+            results = _FullPrecision(exported.graph_module).run(*with_full_inputs(exported, values))
+            return list(full_precision(results))
         return list(fx.Interpreter(exported.graph_module).run(*values))
 
 

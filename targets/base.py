@@ -9,6 +9,8 @@ from typing import Protocol
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.targets.stored_weights import StoredWeights
+
 Runner = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Inputs by name in, outputs by name out; every tensor on the CPU."""
 
@@ -30,13 +32,18 @@ class Target(Protocol):
         ...
 
     def lower(
-        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+        self,
+        exported: ExportedProgram,
+        folder: Path,
+        output_names: Sequence[str] | None = None,
+        weights: StoredWeights | None = None,
     ) -> tuple[str, ...]:
         """Write the lowered program into ``folder``; return the names of the files written.
 
         ``exported`` holds aten operators only (the token dialect is already decomposed).
         ``output_names`` names its tensor outputs in order; without it the names come from the
-        structure of the outputs (see ``signature.py``).
+        structure of the outputs (see ``signature.py``).  ``weights`` says which weights the folder
+        holds already (``save_program``), for targets that can refer to them.
 
         Raises ``UnsupportedError`` for a program the target cannot express and ``InputError``
         for names that do not fit.

@@ -10,9 +10,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree
 
+from tokopt.ir.tensors import tensor_outputs
 from tokopt.targets.base import Runner
 from tokopt.targets.signature import signature_of
-from tokopt.targets.tensors import tensor_outputs
 
 
 def runner_of(exported: ExportedProgram, output_names: Sequence[str] | None = None) -> Runner:

@@ -1,7 +1,7 @@
 """Compare two sets of named outputs: what differs most, by how much, where.
 
-A difference is allowed up to ``absolute + relative · max |reference|``, one number per output:
-rounding errors of a matrix product scale with the largest values, not with each element.
+A difference is allowed up to ``absolute + relative · max |reference|``, one number per output;
+both are the row of ``ir/tolerances.py`` for the reference's dtype unless given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from tokopt.ir.tolerances import tolerance_of
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,6 @@ class Tolerance:
 
 EXACT = Tolerance(0.0, 0.0)
 SMALLEST = math.ulp(0.0)  # for integers that differ but not as double
-TOLERANCES: Mapping[torch.dtype, Tolerance] = {
-    torch.float64: Tolerance(1e-8, 1e-8),
-    torch.float32: Tolerance(1e-4, 1e-4),
-    torch.float16: Tolerance(5e-3, 5e-3),
-    torch.bfloat16: Tolerance(3e-2, 3e-2),
-}
-"""By dtype of the reference; integers and booleans must be equal."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,8 @@ def _difference(name: str, wanted: Tensor, got: Tensor, tolerance: Tolerance | N
     if wanted.numel() == 0:
         return Difference(name, 0.0, 0.0)
     floating = wanted.is_floating_point()
-    limits = (tolerance or TOLERANCES.get(wanted.dtype, EXACT)) if floating else EXACT
+    known = tolerance_of(wanted.dtype)
+    limits = (tolerance or Tolerance(known, known)) if floating else EXACT
     same = (wanted == got) | (wanted.isnan() & got.isnan())
     gap = (wanted.double() - got.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
     gap = gap.clamp(min=SMALLEST).masked_fill(same, 0.0)

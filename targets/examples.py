@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.targets.tensors import tensor_inputs
+from tokopt.ir.tensors import tensor_inputs
 
 
 def example_tensors(exported: ExportedProgram) -> dict[str, Tensor]:

@@ -16,16 +16,19 @@ from torch.export import ExportedProgram
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.targets.quiet import quiet
+from tokopt.targets.stored_weights import StoredWeights
 
 PROGRAM = "program.pt2"
 PRIVATE = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
 
 
-def save_program(program: Program, folder: Path) -> str:
-    """Write ``program.pt2`` into ``folder``; return its name.  ``OSError`` for a full disk."""
+def save_program(program: Program, folder: Path) -> StoredWeights:
+    """Write ``program.pt2`` into ``folder``; return where in it the weights are.
+
+    ``OSError`` for a full disk.
+    """
     with quiet(), _bare(list(program.graphs.values())):
-        save(program, folder / PROGRAM)
-    return PROGRAM
+        return StoredWeights(PROGRAM, save(program, folder / PROGRAM))
 
 
 @contextmanager

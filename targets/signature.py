@@ -10,9 +10,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from tokopt.ir.errors import UnsupportedError
-from tokopt.targets.output_names import checked_names, structural_names
+from tokopt.ir.output_names import checked_names, structural_names
+from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.symbols import Dim, readable, symbol_names
-from tokopt.targets.tensors import tensor_inputs, tensor_outputs
 
 
 @dataclass(frozen=True)

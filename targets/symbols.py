@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from tokopt.targets.tensors import Tensor
+from tokopt.ir.tensors import Tensor
 
 Dim = int | str
 """A size: a number, a symbol's readable name, or an expression over such names."""

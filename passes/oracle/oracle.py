@@ -20,7 +20,7 @@ from tokopt.ir.binding import bind
 from tokopt.ir.errors import GateError, InputError, InternalError
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
-from tokopt.ir.precision import full_precision
+from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
@@ -66,7 +66,7 @@ def run_oracle(
     Raises ``InputError`` (inputs), ``GateError`` (the original itself computes NaN) and
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
-    values = full_precision(bind(facts.exported, inputs))
+    values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
     original = _interpret(facts, values, None)
     _refuse_nan(original, inputs)
     placed = place_stages(facts, plan, methods)
@@ -85,7 +85,7 @@ def _interpret(facts: Facts, values: list[object], stages: Stages | None) -> dic
     interpreter = MaskedInterpreter(facts, visits, watched)
     if stages is not None:
         stages.seen = interpreter.seen
-    results = interpreter.execute(values)
+    results = full_precision(interpreter.execute(values))
     specs = facts.exported.graph_signature.output_specs
     return {
         spec.arg.name: _shown(value)

@@ -26,6 +26,7 @@ from tokopt.targets.examples import example_tensors
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
+from tokopt.targets.stored_weights import StoredWeights
 
 PACKAGE = "model.aoti.pt2"
 
@@ -51,7 +52,11 @@ class AotInductor:
         return None
 
     def lower(
-        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+        self,
+        exported: ExportedProgram,
+        folder: Path,
+        output_names: Sequence[str] | None = None,
+        weights: StoredWeights | None = None,
     ) -> tuple[str, ...]:
         """Write ``model.aoti.pt2`` and ``signature.json``."""
         reason = self.available()

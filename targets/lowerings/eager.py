@@ -14,6 +14,7 @@ from tokopt.targets.calling import runner_of
 from tokopt.targets.program_file import PROGRAM
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
+from tokopt.targets.stored_weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,11 @@ class Eager:
         return None
 
     def lower(
-        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+        self,
+        exported: ExportedProgram,
+        folder: Path,
+        output_names: Sequence[str] | None = None,
+        weights: StoredWeights | None = None,
     ) -> tuple[str, ...]:
         """Write ``signature.json`` only."""
         return (write_signature(signature_of(exported, output_names), folder),)

@@ -13,12 +13,14 @@ from onnx import TensorProto, helper
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.ir.errors import InputError, InternalError
+from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
+from tokopt.targets.stored_weights import StoredWeights
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 4
@@ -46,13 +48,21 @@ class OnnxRuntime:
         return _trial(self.provider)
 
     def lower(
-        self, exported: ExportedProgram, folder: Path, output_names: Sequence[str] | None = None
+        self,
+        exported: ExportedProgram,
+        folder: Path,
+        output_names: Sequence[str] | None = None,
+        weights: StoredWeights | None = None,
     ) -> tuple[str, ...]:
-        """Write ``model.onnx`` (and ``model.onnx.data`` above 1 GiB of weights)."""
-        return save(onnx_model(exported, signature_of(exported, output_names)), folder)
+        """Write ``model.onnx``; above 64 MiB its weights are outside of it.
+
+        They are where ``weights`` says they lie already, else in ``model.onnx.data``.
+        """
+        _refuse_bfloat16(exported, self.provider)
+        return save(onnx_model(exported, signature_of(exported, output_names)), folder, weights)
 
     def open(self, folder: Path) -> Runner:
-        """Start a session on ``model.onnx``; bfloat16 inputs and outputs are not supported."""
+        """Start a session on ``model.onnx``."""
         path = folder / MODEL
         try:
             session = _session(str(path), self.provider)
@@ -83,6 +93,25 @@ def _session(model: str | bytes, provider: str) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = torch.get_num_threads()
     providers = list(dict.fromkeys([provider, CPU]))
     return onnxruntime.InferenceSession(model, options, providers=providers)
+
+
+def _refuse_bfloat16(exported: ExportedProgram, provider: str) -> None:
+    """Refuse what does not run: the CPU has no kernels, and numpy no such type to give or take."""
+    graph = exported.graph
+    ends = [*tensor_inputs(exported), *tensor_outputs(exported)]
+    outside = next((end.name for end in ends if end.value.dtype is torch.bfloat16), None)
+    values = ((n.name, getattr(n.meta.get("val"), "dtype", None)) for n in graph.nodes)
+    inside = next((name for name, dtype in values if dtype is torch.bfloat16), None)
+    name = outside or (inside if provider == CPU else None)
+    if name is not None:
+        raise UnsupportedError(
+            f"the program computes in bfloat16, which ONNX Runtime's {provider} cannot"
+            + (" give or take" if provider != CPU else ""),
+            where=name,
+            expected="float32 or float16",
+            hint="export the model in float16 (model.to(torch.float16)) or take another target, "
+            "for example --target aotinductor",
+        )
 
 
 @cache

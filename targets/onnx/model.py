@@ -11,13 +11,13 @@ from torch.onnx.errors import OnnxExporterError
 
 from tokopt import __version__
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.tensors import tensor_inputs
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
 from tokopt.targets.onnx.translations import TABLE
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import Signature
 from tokopt.targets.symbols import symbol_names
-from tokopt.targets.tensors import tensor_inputs
 
 
 def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model:

@@ -219,24 +219,6 @@ def test_compressed_records_are_refused_before_they_are_inflated(
     refused(written(tmp_path, bomb), "is compressed")
 
 
-def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
-    kernel = bytearray(zipped({"a/models/model.json": "0" * 5000, "a/byteorder": "little"}))
-    directory = kernel.index(b"PK\x01\x02")
-    first = kernel[directory : kernel.index(b"PK\x01\x02", directory + 1)]
-    end = kernel.index(b"PK\x05\x06")
-    copies = b"".join(
-        bytes(first).replace(b"a/models/model.json", b"a/models/mod%02d.json" % i) for i in range(9)
-    )
-    tail = bytearray(kernel[end:])
-    count, size = len(copies) // len(first), len(copies)
-    tail[8:12] = count.to_bytes(2, "little") * 2
-    tail[12:16] = size.to_bytes(4, "little")
-    refused(
-        written(tmp_path, bytes(kernel[:directory]) + copies + bytes(tail)),
-        "larger than the whole file",
-    )
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without the device")
 def test_weights_on_a_device_that_is_not_here_say_how_to_move_them(
     tmp_path: Path, content: bytes

@@ -149,3 +149,15 @@ def test_no_history_of_passes_is_written(tmp_path: Path) -> None:
         description = json.loads(file.read("archive/models/model.json"))
     assert "from_node" not in json.dumps(description)
     assert any("from_node" in node.meta for node in exported.graph.nodes), "it was changed"
+
+
+def test_what_saving_returns_is_where_the_bytes_of_each_weight_lie(tmp_path: Path) -> None:
+    exported = plain()
+    places = save(Program.of(exported), tmp_path / "model.pt2")
+    content = (tmp_path / "model.pt2").read_bytes()
+    tensors = [*exported.state_dict.values(), *exported.constants.values()]
+    assert len(places) == len(tensors)
+    for tensor in tensors:
+        raw = tensor.detach().numpy().tobytes()
+        place = places[tensor.untyped_storage().data_ptr(), tensor.dtype]
+        assert place % 64 == 0 and content[place : place + len(raw)] == raw

@@ -7,7 +7,7 @@ from testsuite.passes.analysed import analysed
 from testsuite.passes.families import checked, every_input, plan, rewritten, verdicts
 
 from tokopt.ir.errors import UnsupportedError
-from tokopt.passes.validate import IDENTITY, ORACLE
+from tokopt.ir.tolerances import IDENTITY, ORACLE
 
 LLAVA = [
     "vision:1 flowcut 18",

@@ -16,7 +16,7 @@ from tokopt.targets.program_file import save_program
 def test_a_saved_program_loads_and_computes_the_same(
     small: ExportedProgram, tmp_path: Path
 ) -> None:
-    path = tmp_path / save_program(Program.of(small), tmp_path)
+    path = tmp_path / save_program(Program.of(small), tmp_path).file
     x, mask = torch.randn(3, 4), torch.ones(3, dtype=torch.bool)
     again = torch.export.load(path)
     got, wanted = (program.module()(x=x, mask=mask) for program in (again, small))
@@ -27,7 +27,7 @@ def test_stack_traces_and_example_inputs_stay_out_of_the_file_and_in_the_program
     small: ExportedProgram, tmp_path: Path
 ) -> None:
     before = [dict(node.meta) for node in small.graph.nodes]
-    path = tmp_path / save_program(Program.of(small), tmp_path)
+    path = tmp_path / save_program(Program.of(small), tmp_path).file
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         assert not [n for n in names if "sample_inputs" in n and archive.read(n)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +197,46 @@ def test_weights_above_the_limit_are_beside_the_model(
     assert sizes[0] < 40_000 < sizes[1]
     inputs = {"pixel_values": torch.randn(1, 3, 32, 32)}
     assert compare(runner_of(vit)(inputs), CPU.open(tmp_path)(inputs)) == []
+
+
+def test_large_weights_are_read_from_the_program_file_where_the_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "INSIDE_LIMIT", 10_000)
+    model = nn.Sequential(nn.Linear(200, 200), nn.GELU(), nn.Linear(200, 200)).eval()
+    exported = export(model, (torch.randn(2, 200),))
+    stored = save_program(Program.of(exported), tmp_path)
+    assert CPU.lower(exported, tmp_path, None, stored) == ("model.onnx",)
+    assert (tmp_path / "model.onnx").stat().st_size < 10_000
+    with pytest.raises(InputError, match="does not load"):
+        CPU.open(_alone(tmp_path))
+    inputs = {"input": torch.randn(2, 200)}
+    assert compare(runner_of(exported)(inputs), CPU.open(tmp_path)(inputs)) == []
+
+
+def _alone(folder: Path) -> Path:
+    """Copy ``model.onnx`` to where nothing else is."""
+    (folder / "alone").mkdir()
+    shutil.copy(folder / "model.onnx", folder / "alone")
+    return folder / "alone"
+
+
+def test_weights_that_the_program_file_holds_in_another_form_lie_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("plain", torch.randn(40, 40))
+            self.register_buffer("turned", torch.randn(40, 40).t())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.plain + self.turned
+
+    monkeypatch.setattr(saving, "INSIDE_LIMIT", 10_000)
+    exported = torch.export.export(Turned(), (torch.randn(40, 40),))
+    stored = save_program(Program.of(exported), tmp_path)
+    assert CPU.lower(exported, tmp_path, None, stored) == ("model.onnx", "model.onnx.data")
+    assert (tmp_path / "model.onnx.data").stat().st_size == 40 * 40 * 4
+    inputs = {"x": torch.randn(40, 40)}
+    assert compare(runner_of(exported)(inputs), CPU.open(tmp_path)(inputs)) == []
