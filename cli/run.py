@@ -22,6 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--trace", action="store_true", help="also the rows each stage kept, and their scores"
     )
+    parser.add_argument("--budget", type=float, help="which of the artifact's budgets (the first)")
     parser.add_argument("--target", help="another target that reads the same files")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from tokopt.targets.runtime import load
 
     artifact = load(args.artifact, target=args.target)
+    if args.budget is not None:
+        artifact = artifact.at(args.budget)
     signature = artifact.manifest.signature
     if args.inputs is None:
         raise inputs_needed(signature, args.artifact)
