@@ -95,8 +95,15 @@ def measure(
     }
 
 
+def table(rows: list[dict[str, str | float]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [[str(value) for value in row.values()] for row in rows]
+    parts = [list(rows[0]), ["---"] * len(rows[0]), *lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in parts)
+
+
 def main() -> None:
-    """Measure every depth and print a table."""
+    """Measure every depth; print the rows, and write them as JSON and as a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -108,6 +115,7 @@ def main() -> None:
                 rows.append(measure(family, depth, *build(depth)))
             print(rows[-1], flush=True)
     if args.out:
+        args.out.with_suffix(".md").write_text(table(rows), encoding="utf-8")
         report = {
             "command": "python testsuite/benchmarks/compile_time.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
