@@ -17,7 +17,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("compile", help="compile an exported model")
     parser.add_argument("model", help="a PT2 archive (torch.export.save)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--budget", type=float, help="share of the visual tokens left, e.g. 0.1")
+    what.add_argument(
+        "--budget",
+        type=budgets,
+        metavar="B[,B...]",
+        help="share of the visual tokens left, e.g. 0.1; of several (0.25,0.1) each gets a program "
+        "over the same weights, and the first is the default",
+    )
     what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
     parser.add_argument("--method", help="the selection method (default: chosen by the model)")
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
@@ -26,10 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--outputs",
         choices=("full", "kept", "last"),
-        default="full",
         help="full: original shapes, dropped rows 0 (default); kept: rows that stayed; last: one",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of random selection")
+    parser.add_argument("--seed", type=int, help="seed of random selection (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
 
@@ -59,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
     return 0 if compiled.ok else 1
 
 
+def budgets(text: str) -> tuple[float, ...]:
+    """Return the numbers of ``0.25,0.1``."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from error
+
+
 def as_data(compiled: Compiled) -> dict[str, Any]:
     """Return a result for machines."""
     budget = compiled.budget
@@ -67,12 +80,14 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "artifact": str(compiled.folder),
         "status": compiled.manifest.status,
         "target": compiled.manifest.target,
+        "budget": compiled.manifest.budget.requested.get("tokens"),
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "stages": [vars(stage) for stage in compiled.plan.stages],
         "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
+        "others": [as_data(other) for other in compiled.others],
     }
 
 
@@ -107,6 +122,9 @@ def show_table(compiled: Compiled) -> None:
         f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
         f"in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
+    for other in compiled.others:
+        show("")
+        show_table(other)
 
 
 def _runs(rows: tuple[int, ...]) -> list[tuple[str, int]]:

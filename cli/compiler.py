@@ -7,83 +7,59 @@ marked; its manifest says which gate and by how much.
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tokopt.cli.console import stage as shown_stage
-from tokopt.cli.inputs import inputs_for
+from tokopt.cli.asked import checked_budgets, refuse_beside_plan
+from tokopt.cli.candidate import Candidate
+from tokopt.cli.clock import Clock
+from tokopt.cli.inputs import check_merges, inputs_for
 from tokopt.cli.several import refuse_several
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
+from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan
-from tokopt.ir.program import Program
+from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, report_budget
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
+from tokopt.passes.fit import Entropies
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
 from tokopt.passes.select import read_plan_text
-from tokopt.passes.validate import Checked, Verdict, validate
+from tokopt.passes.validate import Checked, validate
 from tokopt.targets import registry
 from tokopt.targets.artifact import LOG, PLAN, building, seal
-from tokopt.targets.manifest import (
-    FAILED,
-    OK,
-    Amount,
-    Budget,
-    GateResult,
-    LayerSpend,
-    Manifest,
-    Run,
-)
-from tokopt.targets.program_file import save_program
+from tokopt.targets.manifest import FAILED, OK, Manifest, Run
+from tokopt.targets.parts import FIRST, of_part, part_of
+from tokopt.targets.program_file import program_name, save_program
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
 
 
-@dataclass
-class Clock:
-    """Seconds per stage, and the lines of the log."""
-
-    quiet: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and show it on stderr."""
-        start = time.perf_counter()
-        try:
-            if self.quiet:
-                yield
-            else:
-                with shown_stage(name):
-                    yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - start, 3)
-            self.lines.append(f"{name}: {self.seconds[name]} s")
-
-
 @dataclass(frozen=True)
 class Compiled:
-    """What a compile made: where it is, what it spends, what was checked."""
+    """What a compile made: where it is, what it spends, what was checked.
+
+    ``others``: the same of each further budget; ``manifest`` is as seen from this one.
+    """
 
     folder: Path
     plan: Plan
     budget: BudgetReport
     manifest: Manifest
     note: str = ""
+    others: tuple[Compiled, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -95,30 +71,31 @@ def compile(
     source: str | Path | Program,
     output: str | Path | None = None,
     *,
-    budget: float | None = None,
+    budget: float | Sequence[float] | None = None,
     method: str | None = None,
     plan: str | Path | Plan | None = None,
     target: str | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
-    outputs: Outputs = "full",
-    seed: int = 0,
+    outputs: Outputs | None = None,
+    seed: int | None = None,
     quiet: bool = True,
 ) -> Compiled:
     """Compile an exported model into an artifact folder.
 
-    ``budget`` is the share of visual tokens left (mean over the consumer's layers); ``plan`` a
-    plan or its file, applied exactly.  ``inputs`` (named tensors, or a safetensors file) are what
-    the gates run on and, for calibrated methods, what is measured; the archive's example inputs
-    where none are given.  Raises ``TokoptError`` for everything a user can mend; an artifact whose
-    gates failed is written, marked, and returned with ``ok`` false.  ``output`` is a folder;
-    ``model.tokopt`` for ``model.pt2`` where none is given.
+    ``budget`` is the share of visual tokens left (mean over the consumer's layers); of several,
+    each gets its own program over the same weights, the first is what runs unless another is asked
+    for.  ``plan`` is a plan or its file, applied exactly.  ``inputs`` (named tensors, or a
+    safetensors file) are what the gates run on and, for calibrated methods, what is measured; the
+    archive's example inputs where none are given.  ``outputs`` (``full`` where none is given) and
+    ``seed`` (0) belong to a budget: a plan holds its own.  Raises ``TokoptError`` for everything a
+    user can mend; an artifact whose gates failed is written, marked, and returned with ``ok``
+    false.  ``output`` is a folder; ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
-    if plan is not None and method is not None:
-        raise InputError("a plan names its own methods", expected="--plan without --method")
-    if budget is not None and not 0 < budget <= 1:
-        raise InputError(f"budget {budget}", expected="a share of the visual tokens, in (0, 1]")
+    if plan is not None:
+        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs})
+    budgets = checked_budgets(budget)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
@@ -137,49 +114,75 @@ def compile(
             normal = normalize(exported)
         with clock.stage("analyse"):
             facts = analyse(normal)
-        with clock.stage("plan"):
-            note = ""
-            if plan is None:
-                assert budget is not None
-                entropies = observe(facts, given).entropies
-                fitted = default_fit(facts, budget, method, entropies, seed)
-                plan = Plan(fitted.plan.stages, budget, seed, outputs)
-                note = fitted.note
-            spent = report_budget(facts, plan)
-        with clock.stage("rewrite"):
-            applied = apply_plan(normal, plan, find_method)
-        with clock.stage("verify"):
-            checked = Checked(facts, plan, applied, find_method)
-            verdicts = list(validate(checked, [given]))
-        with clock.stage("lower"):
-            final = decompose(applied.exported)
-        names = output_names(exported, len(plan.stages))
+            placeholders = find_placeholders(facts)
+            check_merges(given, placeholders, inputs)
+        entropies: Entropies | None = None
+        made: list[Candidate] = []
+        for number in range(max(1, len(budgets))):
+            with clock.stage("plan"):
+                note, asked = "", plan.budget if plan is not None else budgets[number]
+                if plan is None:
+                    entropies = entropies or observe(facts, given).entropies
+                    fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
+                    wanted = Plan(fitted.plan.stages, asked, seed or 0, outputs or "full")
+                    note = fitted.note
+                else:
+                    wanted = plan
+                spent = report_budget(facts, wanted)
+            with clock.stage("rewrite"):
+                applied = apply_plan(normal, wanted, find_method)
+            with clock.stage("verify"):
+                checked = Checked(facts, wanted, applied, find_method)
+                verdicts = list(validate(checked, [given]))
+            with clock.stage("lower"):
+                final = decompose(applied.exported)
+            part = part_of(budgets[number]) if number else FIRST
+            names = output_names(exported, len(wanted.stages))
+            made.append(Candidate(part, asked, note, spent, checked, verdicts, final, names))
+        graphs = {program_name(program.main_name, c.part): c.final for c in made}
+        if len(made) > 1:
+            graphs = {program_name(MAIN_NAMES[0], c.part): c.final for c in made}
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-            stored = save_program(Program({program.main_name: final}), draft)
-            chosen.lower(final, draft, names, stored)
-        (draft / PLAN).write_text(plan.to_toml(), encoding="utf-8")
+            stored = save_program(Program(graphs), draft)
+            for one in made:
+                chosen.lower(one.final, draft, one.names, stored, one.part)
+        for one in made:
+            text = one.checked.plan.to_toml()
+            (draft / of_part(PLAN, one.part)).write_text(text, encoding="utf-8")
         with clock.stage("verify the target"):
-            verdicts += against_target(chosen, draft, checked, final, given, names)
-        passed = all(v.passed for v in verdicts)
+            for one in made:
+                one.verdicts.extend(
+                    against_target(
+                        chosen, draft, one.checked, one.final, given, one.names, one.part
+                    )
+                )
+        verdicts = [verdict for one in made for verdict in one.verdicts]
         log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
         (draft / LOG).write_text(log, encoding="utf-8")
+        first, *further = (one.recorded() for one in made)
         manifest = seal(
             draft,
             Manifest(
                 target=chosen.name,
-                signature=signature_of(final, names),
+                signature=first.signature,
+                placeholders=placeholders,
                 input_sha256=program.sha256,
-                seed=plan.seed,
-                budget=_budget(budget if budget is not None else plan.budget, spent, verdicts),
-                gates=tuple(_gate(v) for v in verdicts),
+                seed=made[0].checked.plan.seed,
+                budget=first.budget,
+                gates=first.gates,
                 run=Run(
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     seconds=dict(clock.seconds),
                 ),
-                status=OK if passed else FAILED,
+                variants=tuple(further),
+                status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )
-    return Compiled(folder, plan, spent, manifest, note)
+    own, *others = (
+        Compiled(folder, one.checked.plan, one.spent, manifest.parts[one.part], one.note)
+        for one in made
+    )
+    return replace(own, others=tuple(others))
 
 
 def default_folder(source: str | Path | Program) -> Path:
@@ -191,7 +194,8 @@ def default_folder(source: str | Path | Program) -> Path:
 
 def require_ok(compiled: Compiled) -> None:
     """Raise ``GateError`` naming the first gate that failed, if any."""
-    failed = [gate for gate in compiled.manifest.gates if not gate.passed]
+    every = (compiled, *compiled.others)
+    failed = [gate for one in every for gate in one.manifest.gates if not gate.passed]
     if failed:
         raise GateError(
             f"gate {failed[0].gate} failed: {failed[0].note or failed[0].compared}",
@@ -206,32 +210,3 @@ def output_names(exported: torch.export.ExportedProgram, stages: int) -> list[st
     original = [spec.name for spec in signature_of(exported).outputs]
     traced = [f"{TRACE}{i}.{what}" for i in range(stages) for what in ("kept", "scores")]
     return [*original, *traced]
-
-
-def _gate(verdict: Verdict) -> GateResult:
-    return GateResult(
-        verdict.gate,
-        verdict.passed,
-        verdict.compared,
-        verdict.max_difference,
-        verdict.tolerance,
-        verdict.message,
-    )
-
-
-def _budget(requested: float | None, report: BudgetReport, verdicts: list[Verdict]) -> Budget:
-    """Return the manifest's budget; measured where the selection gate counted the rows."""
-    counted = any(v.gate == "selection" and v.passed for v in verdicts)
-    total = report.total
-
-    def amount(share: float) -> Amount:
-        return Amount(share, share if counted else None)
-
-    return Budget(
-        {} if requested is None else {"tokens": requested},
-        {"tokens": amount(total)},
-        tuple(
-            LayerSpend(f"{report.role}:{depth}", {"tokens": amount(rows / report.of)})
-            for depth, rows in enumerate(report.rows)
-        ),
-    )

@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("artifact", help="a folder that `tokopt compile` wrote")
     parser.add_argument("--data", required=True, metavar="PATH", help="a file or folder, see below")
     parser.add_argument("--against", metavar="MODEL", help="the archive it was made from")
+    parser.add_argument("--budget", type=float, help="which of the artifact's budgets (the first)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="samples at once (32)")
     parser.add_argument("--target", help="another target that reads the same files")
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.artifact,
         args.data,
         against=args.against,
+        budget=args.budget,
         limit=args.limit,
         batch=args.batch,
         target=args.target,

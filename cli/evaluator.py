@@ -45,6 +45,7 @@ def evaluate(
     data: str | Path,
     *,
     against: str | Path | None = None,
+    budget: float | None = None,
     limit: int | None = None,
     batch: int = 32,
     target: str | None = None,
@@ -52,13 +53,16 @@ def evaluate(
 ) -> Evaluation:
     """Run an artifact, and with ``against`` the original, on labelled samples.
 
-    ``data`` is laid out as ``eval_data`` says; ``limit`` takes the first samples of it.  Raises
+    ``data`` is laid out as ``eval_data`` says; ``budget`` is one of those the artifact
+    was compiled for (the first without it), ``limit`` takes the first samples.  Raises
     ``InputError`` for data that does not fit and where ``against`` is another archive than the
     artifact was made from, ``GateError`` for an artifact that failed verification.
     """
     if limit is not None and limit < 1:
         raise InputError(f"a limit of {limit} samples", expected="at least 1")
     artifact = load(folder, target=target)
+    if budget is not None:
+        artifact = artifact.at(budget)
     signature = artifact.manifest.signature
     size = batch_size(signature, batch)
     files = find_data(data, signature)

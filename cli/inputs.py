@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.errors import InputError
+from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.input_check import checked_inputs
+from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.signature import Signature, signature_of
 
 
@@ -98,6 +100,18 @@ def inputs_for(
     if given is None:
         given = example_inputs(exported)
     return fitting_inputs(given, signature_of(exported))
+
+
+def check_merges(
+    tensors: Mapping[str, Tensor], wanted: Sequence[Placeholders], given: object
+) -> None:
+    """Raise ``InputError`` where an item's placeholders do not fit; ``given`` is a file or not."""
+    try:
+        check_placeholders(tensors, wanted)
+    except InputError as error:
+        if isinstance(given, (str, Path)):
+            error.where = f"{given}: {error.where}"
+        raise
 
 
 def inputs_needed(signature: Signature, where: str, otherwise: str = "") -> InputError:

@@ -10,7 +10,6 @@ holds exactly one JSON object: the result, or ``{"schema_version": 1, "error": {
 from __future__ import annotations
 
 import io
-import logging
 import os
 import signal
 import sys
@@ -68,14 +67,9 @@ def _quieten() -> None:
     """Keep libraries' advice and deprecations off the screen; write what stdout can."""
     if os.environ.get("TOKOPT_TRACEBACK") != "1":
         warnings.simplefilter("ignore")
-        logging.getLogger("torch._export.serde.serialize").addFilter(_is_serious)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def _is_serious(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tokopt.passes.validate import (
     run_program,
 )
 from tokopt.targets.base import Target
+from tokopt.targets.parts import FIRST
 from tokopt.targets.runtime import TRACE
 
 
@@ -35,9 +36,10 @@ def against_target(
     lowered: ExportedProgram,
     inputs: Mapping[str, Tensor],
     names: Sequence[str],
+    part: str = FIRST,
 ) -> Iterator[Verdict]:
     """Yield the verdicts on what a target computes from the files it wrote."""
-    got = target.open(folder)(inputs)
+    got = target.open(folder, part)(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
     compared = f"{target.name} with the rewritten program, the same rows kept"
     other = [n for n in names if n not in got or got[n].shape != wanted[n].shape]

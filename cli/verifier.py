@@ -8,7 +8,8 @@ and with the archive it was made from:
 ``structure``, ``identity``, ``selection``, ``oracle``   the plan applied to the original again
 ``program``    ``program.pt2`` is that rewritten program
 
-Together they tie the lowered files to the original, whatever made the artifact.
+For every budget of the artifact in turn.  Together they tie the lowered files to the original,
+whatever made the artifact.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.cli.inputs import example_inputs, fitting_inputs, inputs_needed
+from tokopt.cli.inputs import check_merges, example_inputs, fitting_inputs, inputs_needed
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import analyse
+from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
@@ -45,7 +46,8 @@ from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
 from tokopt.targets.hashing import check_files
 from tokopt.targets.manifest import Manifest, read_manifest
-from tokopt.targets.program_file import PROGRAM
+from tokopt.targets.parts import of_part
+from tokopt.targets.program_file import PROGRAM, program_of
 
 
 def verify(
@@ -70,14 +72,17 @@ def verify(
     original = None if against is None else original_of(manifest, against)
     given = _inputs(manifest, folder, inputs, original)
     with torch.no_grad():
-        saved = load(folder / PROGRAM, check=False).main  # its hash was compared
-        checked = None if original is None else _again(original, folder)
+        programs = load(folder / PROGRAM, check=False)  # its hash was compared
+        facts = None if original is None else analyse(normalize(original.main))
         gates = [changed]
-        if checked is not None:
-            gates += validate(checked, [given])
-            gates.append(_same_program(checked, saved, given))
-        names = [spec.name for spec in manifest.signature.outputs]
-        gates += against_target(runs_on, folder, checked, saved, given, names)
+        for part, own in manifest.parts.items():
+            saved = program_of(programs, part)
+            checked = None if facts is None else _again(facts, folder / of_part(PLAN, part))
+            if checked is not None:
+                gates += validate(checked, [given])
+                gates.append(_same_program(checked, saved, given))
+            names = [spec.name for spec in own.signature.outputs]
+            gates += against_target(runs_on, folder, checked, saved, given, names, part)
     return gates
 
 
@@ -129,14 +134,15 @@ def _inputs(
     if inputs is None:
         assert original is not None
         inputs = example_inputs(original.main)
-    return fitting_inputs(inputs, manifest.signature)
+    given = fitting_inputs(inputs, manifest.signature)
+    check_merges(given, manifest.placeholders, inputs)
+    return given
 
 
-def _again(original: Program, folder: Path) -> Checked:
-    """Apply the artifact's plan to the original once more."""
-    plan = Plan.from_toml(read_plan_text(str(folder / PLAN)), str(folder / PLAN))
-    normal = normalize(original.main)
-    return Checked(analyse(normal), plan, apply_plan(normal, plan, find_method), find_method)
+def _again(facts: Facts, file: Path) -> Checked:
+    """Apply a plan of the artifact to the original once more."""
+    plan = Plan.from_toml(read_plan_text(str(file)), str(file))
+    return Checked(facts, plan, apply_plan(facts.exported, plan, find_method), find_method)
 
 
 def _same_program(

@@ -24,6 +24,7 @@ from tokopt.ir.archive_layout import plain_text
 from tokopt.ir.archive_tensors import TensorReader
 from tokopt.ir.errors import InputError
 from tokopt.ir.program import Program
+from tokopt.ir.unused_symbols import without_notices
 
 _ARCHIVE_VERSION = "0"
 
@@ -89,7 +90,9 @@ def _read_program(archive: Archive, tensors: TensorReader, name: str) -> Exporte
     constants = tensors.read(f"{CONSTANTS}{name}_constants_config.json", CONSTANTS)
     inputs = read_inputs(archive, f"{INPUTS}{name}.pt")
     try:
-        return ExportedProgramDeserializer().deserialize(description, weights, constants, inputs)
+        with without_notices():
+            loader = ExportedProgramDeserializer()
+            return loader.deserialize(description, weights, constants, inputs)
     except Exception as error:  # torch raises whatever the first odd number leads to
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

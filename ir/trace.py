@@ -26,35 +26,42 @@ def value_of(argument: Any) -> Any:
     return fx.node.map_arg(argument, lambda node: node.meta["val"])
 
 
-def compute_value(node: fx.Node, mode: FakeTensorMode, known: dict[str, Any] | None = None) -> None:
-    """Recompute a call's recorded value from its operands' recorded values.
+class Known:
+    """Values of calls by their form: layers repeat, and operators on symbolic sizes are slow."""
 
-    ``known`` remembers the values of calls by their form: layers repeat, and running an operator
-    on symbolic sizes is slow.
-    """
-    form = call_form(node) if known is not None else ""
-    if known is not None and form in known:
-        node.meta["val"] = known[form]
-        return
-    with mode, enable_python_dispatcher():
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._forms: dict[int, tuple[Any, str]] = {}  # by identity; the value is held, so it lives
+
+    def value(self, node: fx.Node, run: Callable[[], Any]) -> Any:
+        """Return the value of an equal call where there was one, else what ``run`` returns."""
+        operands = fx.node.map_arg((node.args, node.kwargs), lambda n: self._form(n.meta["val"]))
+        form = f"{node.target}{operands}"
+        if form not in self._values:
+            self._values[form] = run()
+        return self._values[form]
+
+    def _form(self, value: Any) -> str:
+        """Return a text that is equal for values of equal sizes, strides and dtypes."""
+        if isinstance(value, (list, tuple)):
+            return str([self._form(item) for item in value])
+        if not isinstance(value, torch.Tensor):
+            return str(value)
+        if id(value) not in self._forms:
+            text = f"<{tuple(value.shape)} {value.stride()} {value.dtype} {value.device}>"
+            self._forms[id(value)] = (value, text)
+        return self._forms[id(value)][1]
+
+
+def compute_value(node: fx.Node, mode: FakeTensorMode, known: Known | None = None) -> None:
+    """Recompute a call's recorded value from its operands' recorded values."""
+
+    def run() -> Any:
         target: Any = node.target
-        node.meta["val"] = target(*value_of(node.args), **value_of(node.kwargs))
-    if known is not None:
-        known[form] = node.meta["val"]
+        with mode, enable_python_dispatcher():
+            return target(*value_of(node.args), **value_of(node.kwargs))
 
-
-def call_form(node: fx.Node) -> str:
-    """Return a text that is equal for calls whose results have equal sizes, strides and dtypes."""
-    operands = fx.node.map_arg((node.args, node.kwargs), lambda n: _form(n.meta["val"]))
-    return f"{node.target}{operands}"
-
-
-def _form(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"<{tuple(value.shape)} {value.stride()} {value.dtype} {value.device}>"
-    if isinstance(value, (list, tuple)):
-        return str([_form(item) for item in value])
-    return str(value)
+    node.meta["val"] = run() if known is None else known.value(node, run)
 
 
 def call(

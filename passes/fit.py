@@ -15,12 +15,15 @@ from tokopt.passes.placing import Placing
 Entropies = Mapping[str, Sequence[float]]
 Options = Mapping[str, int | float | str]
 
+_UNCALIBRATED = "{} is not calibrated: its counts per layer are its paper's, not measured on inputs"
+
 
 @dataclass(frozen=True)
 class Fitted:
     """A plan that meets a budget.  ``spent`` is what it spends, exactly.
 
-    ``note`` is empty, or says what is not as published: ``moved``, ``not calibrated``.
+    ``note`` is empty, or says what is not as published: sites that moved, rows that were not
+    calibrated.
     """
 
     plan: Plan
@@ -58,8 +61,9 @@ def fit(
             for p in placements
         )
         plain = placing.kind in method.calibrated and placing.entropies is None
-        notes = [note for note, said in (("moved", moved), ("not calibrated", plain)) if said]
-        return Fitted(Plan(stages, budget, seed), "; ".join(notes), spends)
+        uncalibrated = _UNCALIBRATED.format(method.name) if plain else ""
+        note = "; ".join(filter(None, (moved, uncalibrated)))
+        return Fitted(Plan(stages, budget, seed), note, spends)
     raise refusals[0]
 
 

@@ -43,8 +43,11 @@ class Placing:
         self.arriving = partial(rows_arriving, facts, stack, legal[-1])
         self.arriving(self.group)  # refused where no rows of the consumer come from here
 
-    def within(self, limit: Fraction) -> tuple[tuple[Placement, ...], bool, Fraction]:
-        """Return the placements of the largest keep within the limit, whether moved, the spend."""
+    def within(self, limit: Fraction) -> tuple[tuple[Placement, ...], str, Fraction]:
+        """Return the placements of the largest keep within the limit, why moved, the spend.
+
+        The second is empty where the placements are the published ones.
+        """
         least = Fraction(1)
         for factor in self._factors():
             smallest = self._placed(self.group, factor)
@@ -55,7 +58,8 @@ class Placing:
                 keeps = range(self.group, self.count + 1, self.group)
                 at = bisect_right(keeps, limit, key=lambda k: self._spend(self._placed(k, factor)))
                 chosen = self._placed(keeps[at - 1], factor)
-                return chosen, factor != 1, self._spend(chosen)
+                moved = "" if factor == 1 else self._moved(chosen, limit)
+                return chosen, moved, self._spend(chosen)
         raise BudgetError(
             f"{self.method.name} in {self.stack.role} cannot meet the budget {float(limit):g}",
             expected=f"at least {float(least):.4g}, the smallest it can reach ({least})",
@@ -92,6 +96,18 @@ class Placing:
             depth = max(round(place.depth * factor), min(first, place.depth))
             moved[depth] = Placement(depth, place.keep)
         return tuple(moved.values())
+
+    def _moved(self, placements: tuple[Placement, ...], limit: Fraction) -> str:
+        """Return which sites moved, and that the budget could not be met where they were."""
+        published = self._published(placements[-1].keep)
+        before, after = (
+            ", ".join(self.site(p.depth).name for p in places) for places in (published, placements)
+        )
+        least = float(self._spend(self._placed(self.group, Fraction(1))))
+        return (
+            f"{self.method.name} moved from {before} to {after}: where it is published, the least "
+            f"it can spend is {least:.4g}, more than the budget {float(limit):g}"
+        )
 
     def _spend(self, placements: tuple[Placement, ...]) -> Fraction:
         own = self.stack is self.consumer

@@ -13,8 +13,14 @@ from tokopt.ir.dims import Dims, arguments_of
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import Layout, layout_of
+from tokopt.passes.last_row import (
+    last_by_mask,
+    last_by_probabilities,
+    line,
+    reads_input_values,
+)
 from tokopt.passes.methods.method import CLASS_ROW, LAST_ROW, LayerTap
-from tokopt.passes.methods.rows import attention_row
+from tokopt.passes.methods.rows import at_row, attention_row
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class TapRecipe:
     key: Layout
     value: Layout
     probabilities: Layout
+    padded: bool
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -51,6 +58,7 @@ class TapRecipe:
         crossing = self.attention.queries.root is not self.attention.keys.root
         query = whole.query if crossing else _rows(whole.query, left)
         key, value = _rows(whole.key, left), _rows(whole.value, left)
+        last = None if whole.last is None else (left < whole.last.unsqueeze(-1)).sum(-1)
 
         def row(at: int) -> Tensor:
             if at not in (CLASS_ROW, LAST_ROW) and not crossing:
@@ -58,7 +66,7 @@ class TapRecipe:
             attention = whole.row(at)
             return attention.gather(2, left.unsqueeze(1).expand(-1, attention.shape[1], -1))
 
-        return LayerTap(self.depth, query, key, value, row, whole.scale)
+        return LayerTap(self.depth, query, key, value, row, whole.scale, last)
 
     def _whole(self, tensors: Sequence[Tensor]) -> LayerTap:
         raw_query, raw_key, raw_value, *rest = tensors
@@ -67,17 +75,31 @@ class TapRecipe:
         site = self.attention
         scale = query.shape[-1] ** -0.5 if site.scale is None else site.scale
 
+        lasts = last = None
+        if self.padded and site.fused:  # as the mask has it, which may be for all items or heads
+            lasts = last_by_mask(rest[0])
+            alike = lasts.unsqueeze(-1).unsqueeze(-1).expand([*raw_query.shape[:-2], 1, 1])
+            last = self.probabilities.apply(alike).amax((1, 2, 3))
+        elif self.padded:
+            last = last_by_probabilities(self.probabilities.apply(rest[0]))
+
         def row(at: int) -> Tensor:
+            own = last if last is not None and at == LAST_ROW else None
+            if not site.fused and own is not None:
+                return at_row(self.probabilities.apply(rest[0]), own).float()
             if not site.fused:
                 shown = self.probabilities.apply(_row(rest[0], at))
                 return shown.select(2, 0).float()
             mask = None
             if rest:
                 shape = [*raw_query.shape[:-2], 1, raw_key.shape[-2]]
-                mask = self.probabilities.apply(_row(rest[0], at).expand(shape)).select(2, 0)
-            return attention_row(query, key, mask, at, scale, site.causal)
+                chosen = _row(rest[0], at)
+                if own is not None and lasts is not None:
+                    chosen = line(rest[0], lasts)
+                mask = self.probabilities.apply(chosen.expand(shape)).select(2, 0)
+            return attention_row(query, key, mask, at if own is None else own, scale, site.causal)
 
-        return LayerTap(self.depth, query, key, value, row, scale)
+        return LayerTap(self.depth, query, key, value, row, scale, last)
 
 
 def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | None:
@@ -94,7 +116,21 @@ def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | 
         layout_of(site.key, dims, lead, key_rows, -3 - key_rows),
         layout_of(site.value, dims, lead, -2, -1),
         layout_of(out, dims, lead, -2, -1),
+        _may_be_padded(site, dims),
     )
+
+
+def _may_be_padded(site: Attention, dims: Dims) -> bool:
+    """Return whether which rows an attention may read is data: a mask that reads an input.
+
+    An attention that is spelled out may have such a mask; its probabilities tell.
+    """
+    if site.queries.root is not site.keys.root:
+        return False
+    if not site.fused:
+        return True
+    mask = site.mask
+    return mask is not None and len(mask.meta["val"].shape) > 1 and reads_input_values(mask, dims)
 
 
 def _rows(operand: Tensor, left: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
-from tokopt.ir.trace import call, compute_value, fake_mode_of, splice
+from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
 """A number of rows: a constant, or the node of a symbolic size."""
@@ -38,7 +38,7 @@ class Workspace:
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
     anchors: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    known: dict[str, Any] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
@@ -58,7 +58,9 @@ class Workspace:
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a call at the insertion point, its value recorded."""
-        return call(self.graph, target, *args, mode=self.mode, **kwargs)
+        node = self.graph.call_function(target, args, kwargs)
+        compute_value(node, self.mode, self.known)
+        return node
 
     def after(self, node: fx.Node) -> Any:
         """Return a context that inserts behind a node and behind all inserted there before."""

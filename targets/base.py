@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.targets.parts import FIRST
 from tokopt.targets.stored_weights import StoredWeights
 
 Runner = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -37,19 +38,21 @@ class Target(Protocol):
         folder: Path,
         output_names: Sequence[str] | None = None,
         weights: StoredWeights | None = None,
+        part: str = FIRST,
     ) -> tuple[str, ...]:
         """Write the lowered program into ``folder``; return the names of the files written.
 
         ``exported`` holds aten operators only (the token dialect is already decomposed).
         ``output_names`` names its tensor outputs in order; without it the names come from the
         structure of the outputs (see ``signature.py``).  ``weights`` says which weights the folder
-        holds already (``save_program``), for targets that can refer to them.
+        holds already (``save_program``), for targets that can refer to them.  ``part`` names the
+        files (``parts.py``), where the folder holds several programs.
 
         Raises ``UnsupportedError`` for a program the target cannot express and ``InputError``
         for names that do not fit.
         """
         ...
 
-    def open(self, folder: Path) -> Runner:
+    def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load what ``lower`` wrote.  Raises ``InputError`` for a file that does not load."""
         ...

@@ -6,20 +6,25 @@ Compiling the same input with the same versions gives the same manifest except f
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tokopt import __version__
 from tokopt.ir.errors import InputError
+from tokopt.ir.placeholders import Placeholders
+from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 adds ``placeholders`` and ``variants``; manifests of version 1 still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -61,6 +66,16 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The program of a further budget: its files' ``part``, and what the manifest has of each."""
+
+    part: str
+    signature: Signature
+    budget: Budget
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
 
@@ -71,10 +86,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in."""
+    """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in.
+
+    ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
+    further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
+    find a place.
+    """
 
     target: str
     signature: Signature
+    placeholders: tuple[Placeholders, ...] = ()
     input_sha256: str = ""
     seed: int = 0
     budget: Budget = Budget()
@@ -82,9 +103,20 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     files: Mapping[str, str] = field(default_factory=dict)
     run: Run = Run()
+    variants: tuple[Variant, ...] = ()
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def parts(self) -> dict[str, Manifest]:
+        """The manifest as seen from each budget, by part; the first budget comes first."""
+        own = {v.part: replace(self, **_fields(v), variants=()) for v in self.variants}
+        return {FIRST: self, **own}
+
+
+def _fields(variant: Variant) -> dict[str, Any]:
+    return {"signature": variant.signature, "budget": variant.budget, "gates": variant.gates}
 
 
 def versions() -> dict[str, str]:
@@ -125,7 +157,12 @@ def read_manifest(folder: Path) -> Manifest:
             expected=f"at most {SCHEMA_VERSION}",
             hint="install the tokopt that wrote it, or a newer one",
         )
-    return from_json(Manifest, text, str(path))
+    return from_json(Manifest, upgraded(text) if schema < SCHEMA_VERSION else text, str(path))
+
+
+def upgraded(text: str) -> str:
+    """Return the text of an older manifest with what it lacks: nothing was recorded there."""
+    return json.dumps({"placeholders": [], "variants": [], **json.loads(text)})
 
 
 def _version(package: str) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from tokopt.ir.program import Program
+from tokopt.ir.errors import InputError
+from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.ir.save import save
+from tokopt.targets.parts import FIRST
 from tokopt.targets.quiet import quiet
 from tokopt.targets.stored_weights import StoredWeights
 
@@ -28,7 +30,23 @@ def save_program(program: Program, folder: Path) -> StoredWeights:
     ``OSError`` for a full disk.
     """
     with quiet(), _bare(list(program.graphs.values())):
-        return StoredWeights(PROGRAM, save(program, folder / PROGRAM))
+        places = save(program, folder / PROGRAM)
+    return StoredWeights(PROGRAM, places, shared=len(program.graphs) > 1)
+
+
+def program_name(main: str, part: str) -> str:
+    """Return the name of a part's program in ``program.pt2``."""
+    return main if part == FIRST else f"{MAIN_NAMES[0]}{part}"
+
+
+def program_of(program: Program, part: str) -> ExportedProgram:
+    """Return the program of a part.  ``InputError`` where the file has none."""
+    if part == FIRST:
+        return program.main
+    name = program_name("", part)
+    if name not in program.graphs:
+        raise InputError(f"the program {name!r} is missing", where=program.source)
+    return program.graphs[name]
 
 
 @contextmanager

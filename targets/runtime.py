@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
-from tokopt.ir.errors import GateError, UnsupportedError
-from tokopt.targets.base import Runner
+from tokopt.ir.errors import GateError, InputError, UnsupportedError
+from tokopt.targets.base import Runner, Target
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import OK, Manifest, read_manifest
+from tokopt.targets.parts import FIRST
+from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
 
 TRACE = "trace."
@@ -26,17 +29,45 @@ class Artifact:
     folder: Path
     manifest: Manifest
     runner: Runner
+    budgets: Mapping[float, Callable[[], Artifact]] = field(default_factory=dict)
+
+    def at(self, budget: float) -> Artifact:
+        """Return the artifact's program of one of the budgets it was compiled for.
+
+        Opened when first asked for.  ``InputError`` names the budgets there are.
+        """
+        if budget not in self.budgets:
+            raise InputError(
+                f"the artifact holds no program for the budget {budget:g}",
+                where=str(self.folder),
+                expected=" or ".join(f"{b:g}" for b in self.budgets) or "none: it was given a plan",
+                hint="tokopt compile --budget 0.25,0.1 puts several into one artifact",
+            )
+        return self.budgets[budget]()
 
     def __call__(
-        self, inputs: Mapping[str, object] | None = None, /, *, trace: bool = False, **named: object
+        self,
+        inputs: Mapping[str, object] | None = None,
+        /,
+        *,
+        trace: bool = False,
+        budget: float | None = None,
+        **named: object,
     ) -> dict[str, Tensor]:
         """Run on ``inputs`` (a mapping) or on keyword arguments; tensors or numpy arrays.
 
+        ``budget`` picks one of several that the artifact was compiled for; the first without it.
+
         Returns the outputs by name, on the CPU; those of the selection trace only with
-        ``trace=True``.  ``InputError`` says which input does not fit.
+        ``trace=True``.  ``InputError`` says which input does not fit, or
+        which item has another number of image placeholders than the program has visual rows.
         """
+        if budget is not None:
+            return self.at(budget)({**(inputs or {}), **named}, trace=trace)
         given = {**(inputs or {}), **named}
-        outputs = self.runner(checked_inputs(given, self.manifest.signature))
+        inputs = checked_inputs(given, self.manifest.signature)
+        check_placeholders(inputs, self.manifest.placeholders)
+        outputs = self.runner(inputs)
         return {n: value for n, value in outputs.items() if trace or not n.startswith(TRACE)}
 
 
@@ -75,4 +106,18 @@ def load(
             where=str(folder),
             hint="an ONNX Runtime artifact also runs with target='onnxruntime-cpu'",
         )
-    return Artifact(folder, manifest, chosen.open(folder))
+    return _opened(folder, manifest, chosen)
+
+
+def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
+    """Open the first program now, the others when they are asked for, each once."""
+    budgets: dict[float, Callable[[], Artifact]] = {}
+
+    def opener(part: str, own: Manifest) -> Callable[[], Artifact]:
+        return cache(lambda: Artifact(folder, own, target.open(folder, part), budgets))
+
+    openers = {part: (opener(part, own), own) for part, own in manifest.parts.items()}
+    for opened, own in openers.values():
+        if (asked := own.budget.requested.get("tokens")) is not None:
+            budgets[asked] = opened
+    return openers[FIRST][0]()

@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokopt.ir.errors import InputError
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.records import from_json, to_json
 from tokopt.targets.signature import Signature
 
 SIGNATURE = "signature.json"
 
 
-def write_signature(signature: Signature, folder: Path) -> str:
+def write_signature(signature: Signature, folder: Path, part: str = FIRST) -> str:
     """Write ``signature.json`` into ``folder``; return its name."""
-    (folder / SIGNATURE).write_text(to_json(signature), encoding="utf-8")
-    return SIGNATURE
+    name = of_part(SIGNATURE, part)
+    (folder / name).write_text(to_json(signature), encoding="utf-8")
+    return name
 
 
-def read_signature(folder: Path) -> Signature:
+def read_signature(folder: Path, part: str = FIRST) -> Signature:
     """Read ``signature.json``.  ``InputError`` where it is missing or damaged."""
-    path = folder / SIGNATURE
+    path = folder / of_part(SIGNATURE, part)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,11 +15,13 @@ import torch
 class StoredWeights:
     """``file``: its name in the folder; ``places``: bytes from its start, by storage and dtype.
 
+    ``shared``: several programs of the folder have these weights, so even small models refer.
     Holds as long as the program that was saved lives.
     """
 
     file: str
     places: Mapping[tuple[int, torch.dtype], int]
+    shared: bool = False
 
     def place(self, tensor: torch.Tensor) -> int | None:
         """Return where a tensor's bytes begin; None where they do not lie there in a row."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tokopt.passes.methods.flowcut_schedule import schedule
 from tokopt.passes.methods.method import LAST_ROW, LayerTap, Method, Taps
-from tokopt.passes.methods.rows import LOWEST, TINY, dot, relay_attention, share
+from tokopt.passes.methods.rows import LOWEST, TINY, at_row, dot, relay_attention, share
 
 
 def score(taps: Taps) -> Tensor:
@@ -51,7 +51,7 @@ def flow(layer: LayerTap, candidates: Tensor, relay: int | None) -> Tensor:
     if relay is None:
         return relay_attention(layer, None) * density
     attention = layer.row(relay)
-    alike = dot(layer.value[:, :, relay], layer.value)
+    alike = dot(at_row(layer.value, layer.number(relay)), layer.value)
     if relay == LAST_ROW:
         visual = candidates.unsqueeze(1)
         attention = attention.masked_fill(~visual, 0.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokopt.ir.errors import UnsupportedError
 
 CLASS_ROW, LAST_ROW = 0, -1
-"""The two relays there are: the class token in front, the last token of the prompt."""
+"""The two relays there are: the class token in front, the last token of the prompt (no padding)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class LayerTap:
     ``depth`` counts layers of the stack from 0.  ``query`` is ``[B, H, N, d]``, ``key`` and
     ``value`` ``[B, H or fewer, N, d]``, with positions already applied; ``row(q)`` returns the
     post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.  ``scale`` is the
-    factor from ``query @ key`` to the layer's logits.
+    factor from ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
+    itself: padding may not.  ``last`` is its number per item, int64 ``[B]``; None: the last of all.
     """
 
     depth: int
@@ -35,6 +36,11 @@ class LayerTap:
     value: Tensor
     row: Callable[[int], Tensor]
     scale: float
+    last: Tensor | None = None
+
+    def number(self, relay: int) -> int | Tensor:
+        """Return the row that a relay is, of all items or ``[B]`` of each."""
+        return self.last if relay == LAST_ROW and self.last is not None else relay
 
 
 @dataclass(frozen=True)

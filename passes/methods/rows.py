@@ -16,18 +16,30 @@ LOWEST = torch.finfo(torch.float32).min
 TINY = torch.finfo(torch.float32).tiny
 
 
+def at_row(operand: Tensor, row: int | Tensor) -> Tensor:
+    """Return row ``row`` (may be negative), or row ``row[b]`` of item b, of ``[B, H, N, d]``."""
+    if isinstance(row, int):
+        return operand.select(2, row)
+    index = row.reshape(-1, 1, 1, 1).expand(-1, operand.shape[1], 1, operand.shape[3])
+    return operand.gather(2, index).squeeze(2)
+
+
 def attention_row(
-    query: Tensor, key: Tensor, mask: Tensor | None, row: int, scale: float, causal: bool
+    query: Tensor, key: Tensor, mask: Tensor | None, row: int | Tensor, scale: float, causal: bool
 ) -> Tensor:
-    """Return post-softmax attention of query ``row`` (may be negative), fp32 ``[B, H, N]``.
+    """Return post-softmax attention of a query (see ``at_row``), fp32 ``[B, H, N]``.
 
     ``query`` is ``[B, H, Q, d]``, ``key`` ``[B, H or fewer, N, d]``.  ``mask`` is the query's own
     line, broadcasting to ``[B, H, N]``: bool (True: may be read) or float (added).  ``causal`` lets
     a query read the keys up to its own number, as ``scaled_dot_product_attention`` counts them.
     """
-    logits = dot(query.select(2, row), key) * scale
+    logits = dot(at_row(query, row), key) * scale
     if causal:
-        own = row if row >= 0 else query.shape[2] + row
+        own: int | Tensor
+        if isinstance(row, int):
+            own = row if row >= 0 else query.shape[2] + row
+        else:
+            own = row.reshape(-1, 1, 1)
         later = torch.arange(key.shape[2], device=key.device) > own
         logits = logits.masked_fill(later, LOWEST)
     if mask is not None and mask.dtype == torch.bool:

@@ -19,9 +19,12 @@ from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InternalError
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import layout_of
-from tokopt.passes.methods.method import LayerTap
+from tokopt.passes.methods.method import LAST_ROW, LayerTap
 from tokopt.passes.oracle.dead import bare
 from tokopt.passes.oracle.semantics.attention import bias_of, for_query_heads
+
+FAINT = -100.0
+"""Added to a score, this or less is a weight of 0."""
 
 
 def tapped(layer: Layer, tokens: Axis) -> Attention | None:
@@ -55,10 +58,18 @@ class TapReader:
         keys_last = not attention.fused and self._keys_last(attention)
         key = self._see(attention.key, *((-1, -2) if keys_last else (-2, -1)))
         query, value = self._see(attention.query), self._see(attention.value)
-        row = self._fused_row(attention, query, key) if attention.fused else self._row(attention)
+        if attention.fused:
+            bias = self._bias(attention, key.shape[2])
+            last = self._last(bias > FAINT)
+            row = self._fused_row(attention, query, key, bias, last)
+        else:
+            probabilities = self._see(attention.node)
+            last = self._last(probabilities > 0)
+            row = self._row(attention, probabilities, last)
         scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
-        asked = query if _crosses(attention) else self._rows(query)
-        return LayerTap(layer.depth, asked, self._rows(key), self._rows(value), row, scale)
+        rows = query if _crosses(attention) else self._rows(query), self._rows(key)
+        among = (self.alive < last[:, None]).sum(1)
+        return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among)
 
     def _keys_last(self, attention: Attention) -> bool:
         return self.dims.axis(attention.key, -1) is attention.keys.root
@@ -80,35 +91,52 @@ class TapReader:
         """Return ``[B, H, N]`` at the rows alive."""
         return full.gather(2, self.alive[:, None].expand(-1, full.shape[1], -1))
 
-    def _one(self, full: Tensor, q: int, attention: Attention) -> Tensor:
+    def _last(self, readable: Tensor) -> Tensor:
+        """Return each item's last row alive that reads itself in some head of ``[B, H, Q, N]``.
+
+        Padding reads and is read by nobody; where all is padding, or rows are asked by others, the
+        last row alive.
+        """
+        if readable.shape[2] != readable.shape[3]:
+            return self.alive[:, -1]
+        own = readable.diagonal(dim1=2, dim2=3).any(1).gather(1, self.alive)
+        lasts = [rows[real].tolist() for rows, real in zip(self.alive, own, strict=True)]
+        ends = self.alive[:, -1].tolist()
+        found = [rows[-1] if rows else end for rows, end in zip(lasts, ends, strict=True)]
+        return torch.tensor(found, device=self.alive.device)
+
+    def _one(self, full: Tensor, q: int, attention: Attention, last: Tensor) -> Tensor:
         """Return query row ``q`` of those alive of ``[B, H, N, X]``: ``[B, H, X]``."""
         if _crosses(attention):
             return full[:, :, q]
         items = torch.arange(len(full), device=full.device)
-        return full[items, :, self.alive[:, q]]
+        return full[items, :, last if q == LAST_ROW else self.alive[:, q]]
 
-    def _row(self, attention: Attention) -> Callable[[int], Tensor]:
-        """Return the reader of probabilities that the graph spells out."""
-        probabilities = self._see(attention.node)
-        return lambda q: self._at(self._one(probabilities, q, attention)).float()
-
-    def _fused_row(
-        self, attention: Attention, query: Tensor, key: Tensor
+    def _row(
+        self, attention: Attention, probabilities: Tensor, last: Tensor
     ) -> Callable[[int], Tensor]:
-        """Return the reader of probabilities hidden in a fused call."""
+        """Return the reader of probabilities that the graph spells out."""
+        return lambda q: self._at(self._one(probabilities, q, attention, last)).float()
+
+    def _bias(self, attention: Attention, keys: int) -> Tensor:
+        """Return what a fused call adds to its scores, ``[B, H, Q, N]``."""
         mask = None if attention.mask is None else bare(self.seen[attention.mask])
         whole = self.seen[attention.query]
-        shape = torch.Size((*whole.shape[:-1], key.shape[2]))
-        bias = bias_of(mask, attention.causal, shape, query.device).expand(shape)
-        layout = layout_of(attention.query, self.dims, self.lead, -2, -1)
-        seen_bias = layout.apply(bias)
+        shape = torch.Size((*whole.shape[:-1], keys))
+        bias = bias_of(mask, attention.causal, shape, whole.device).expand(shape)
+        return layout_of(attention.query, self.dims, self.lead, -2, -1).apply(bias)
+
+    def _fused_row(
+        self, attention: Attention, query: Tensor, key: Tensor, bias: Tensor, last: Tensor
+    ) -> Callable[[int], Tensor]:
+        """Return the reader of probabilities hidden in a fused call."""
         scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
         keys = for_query_heads(key, query)
 
         def row(q: int) -> Tensor:
-            asked = self._one(query, q, attention)
+            asked = self._one(query, q, attention, last)
             scores = (asked[:, :, None] * keys.nan_to_num(0.0)).sum(-1) * scale
-            scores = scores + self._one(seen_bias, q, attention)
+            scores = scores + self._one(bias, q, attention, last)
             scores = scores.masked_fill(keys.isnan().all(-1), -torch.inf)
             return self._at(scores.softmax(-1)).float()
 

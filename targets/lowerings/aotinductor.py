@@ -1,6 +1,7 @@
 """AOTInductor: ``model.aoti.pt2``, machine code for this machine; loads in plain torch.
 
 The package holds a shared library: opening it runs native code, as with any program one installs.
+Every package holds its own weights: an artifact for several budgets has them several times.
 Its bytes are not reproducible (Inductor puts paths of its cache into them), and it runs only
 on processors with the instruction set of the one it was compiled on.
 """
@@ -23,6 +24,7 @@ from tokopt.ir.torch_writing import writing
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import arguments
 from tokopt.targets.examples import example_tensors
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
@@ -57,13 +59,14 @@ class AotInductor:
         folder: Path,
         output_names: Sequence[str] | None = None,
         weights: StoredWeights | None = None,
+        part: str = FIRST,
     ) -> tuple[str, ...]:
         """Write ``model.aoti.pt2`` and ``signature.json``."""
         reason = self.available()
         if reason is not None:
             raise UnsupportedError(f"the target {self.name} is not available: {reason}")
-        signature = signature_of(exported, output_names)
-        with quiet(), writing(folder / PACKAGE) as file, _with_examples(exported):
+        signature, package = signature_of(exported, output_names), of_part(PACKAGE, part)
+        with quiet(), writing(folder / package) as file, _with_examples(exported):
             try:
                 torch._inductor.aoti_compile_and_package(
                     exported, package_path=file, inductor_configs=dict(SETTINGS)
@@ -73,11 +76,11 @@ class AotInductor:
                     f"AOTInductor does not compile the program: {error}",
                     hint="another target, for example --target onnxruntime-cpu",
                 ) from error
-        return (PACKAGE, write_signature(signature, folder))
+        return (package, write_signature(signature, folder, part))
 
-    def open(self, folder: Path) -> Runner:
+    def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load ``model.aoti.pt2``: this runs the native code in it."""
-        signature, path = read_signature(folder), folder / PACKAGE
+        signature, path = read_signature(folder, part), folder / of_part(PACKAGE, part)
         try:
             with quiet():
                 loader = torch._inductor.aoti_load_package(str(path)).loader

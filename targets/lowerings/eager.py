@@ -11,7 +11,8 @@ from torch.export import ExportedProgram
 from tokopt.ir.load import load
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import runner_of
-from tokopt.targets.program_file import PROGRAM
+from tokopt.targets.parts import FIRST
+from tokopt.targets.program_file import PROGRAM, program_of
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
 from tokopt.targets.stored_weights import StoredWeights
@@ -33,17 +34,18 @@ class Eager:
         folder: Path,
         output_names: Sequence[str] | None = None,
         weights: StoredWeights | None = None,
+        part: str = FIRST,
     ) -> tuple[str, ...]:
         """Write ``signature.json`` only."""
-        return (write_signature(signature_of(exported, output_names), folder),)
+        return (write_signature(signature_of(exported, output_names), folder, part),)
 
-    def open(self, folder: Path) -> Runner:
+    def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load ``program.pt2`` with the loader that never runs code from a file.
 
         Its weights are not read again here: ``runtime.load`` compares the files' hashes.
         """
-        names = [spec.name for spec in read_signature(folder).outputs]
-        return runner_of(load(folder / PROGRAM, check=False).main, names)
+        names = [spec.name for spec in read_signature(folder, part).outputs]
+        return runner_of(program_of(load(folder / PROGRAM, check=False), part), names)
 
 
 TARGETS: tuple[Target, ...] = (Eager(),)

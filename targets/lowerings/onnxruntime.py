@@ -18,6 +18,7 @@ from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.stored_weights import StoredWeights
@@ -53,17 +54,19 @@ class OnnxRuntime:
         folder: Path,
         output_names: Sequence[str] | None = None,
         weights: StoredWeights | None = None,
+        part: str = FIRST,
     ) -> tuple[str, ...]:
         """Write ``model.onnx``; above 64 MiB its weights are outside of it.
 
         They are where ``weights`` says they lie already, else in ``model.onnx.data``.
         """
         _refuse_bfloat16(exported, self.provider)
-        return save(onnx_model(exported, signature_of(exported, output_names)), folder, weights)
+        model = onnx_model(exported, signature_of(exported, output_names))
+        return save(model, folder, weights, part)
 
-    def open(self, folder: Path) -> Runner:
+    def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Start a session on ``model.onnx``."""
-        path = folder / MODEL
+        path = folder / of_part(MODEL, part)
         try:
             session = _session(str(path), self.provider)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class

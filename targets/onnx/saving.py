@@ -13,6 +13,8 @@ import onnx_ir
 import torch
 
 from tokopt.ir.errors import InternalError
+from tokopt.targets.onnx.written import refer_to_written
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.stored_weights import StoredWeights
 
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
@@ -25,18 +27,21 @@ SMALL = 1 << 10
 
 
 def save(
-    model: onnx_ir.Model, folder: Path, weights: StoredWeights | None = None
+    model: onnx_ir.Model, folder: Path, weights: StoredWeights | None = None, part: str = FIRST
 ) -> tuple[str, ...]:
     """Write ``model`` into ``folder``, check it with onnx's checker, return the file names."""
-    files = [MODEL]
-    if sum(_bytes(value) for value in _inside(model)) > INSIDE_LIMIT:
+    files = [of_part(MODEL, part)]
+    shared = weights is not None and weights.shared
+    if shared or sum(_bytes(value) for value in _inside(model)) > INSIDE_LIMIT:
         if weights is not None:
             _refer(model, weights)
+        if part != FIRST:
+            refer_to_written([value for value in _inside(model) if _bytes(value) > SMALL], folder)
         values = [value for value in _inside(model) if _bytes(value) > SMALL]
         if values:
-            _write_out(values, folder)
-            files.append(WEIGHTS)
-    path = folder / MODEL
+            files.append(of_part(WEIGHTS, part))
+            _write_out(values, folder, files[-1])
+    path = folder / files[0]
     onnx_ir.save(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -73,9 +78,9 @@ def _refer(model: onnx_ir.Model, weights: StoredWeights) -> None:
             )
 
 
-def _write_out(values: list[onnx_ir.Value], folder: Path) -> None:
+def _write_out(values: list[onnx_ir.Value], folder: Path, file: str) -> None:
     """Write weights one after the other into a file beside the model."""
     tensors = [value.const_value for value in values if value.const_value]
-    written = onnx_ir.external_data.convert_tensors_to_external(tensors, folder, WEIGHTS)
+    written = onnx_ir.external_data.convert_tensors_to_external(tensors, folder, file)
     for value, tensor in zip(values, written, strict=True):
         value.const_value = tensor

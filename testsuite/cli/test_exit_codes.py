@@ -48,6 +48,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--budget", "2"], 2, "in (0, 1]"),
         (["--budget", "nan"], 2, "in (0, 1]"),
         (["--budget", "half"], 2, "invalid float value"),
+        (["--budget", "0.5,half"], 2, "invalid float value: '0.5,half'"),
+        (["--budget", "0.5,"], 2, "invalid float value"),
+        (["--budget", "0.5,2"], 2, "budget 2.0"),
+        (["--budget", "0.5,0.25,0.50"], 2, "budgets 0.5, 0.25, 0.5"),
+        (["--budget", "0.5,0.01", "--method", "stride"], 4, "cannot meet the budget 0.01"),
         (["--budget", "0.5", "--method", "strid"], 2, "did you mean stride?"),
         (["--budget", "0.5", "--method", "fastv"], 3, "fastv has no stack"),
         (["--budget", "0.5", "--target", "abacus"], 2, "there is no target 'abacus'"),
@@ -56,7 +61,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--budget", "0.5", "-o", "no/where"], 2, "does not exist"),
         (["--plan", "nowhere.toml"], 2, "the plan cannot be read"),
         (["--plan", "plan.toml", "--budget", "0.5"], 2, "not allowed with"),
-        (["--plan", "plan.toml", "--method", "stride"], 2, "a plan names its own methods"),
+        (["--plan", "plan.toml", "--method", "stride"], 2, "--method cannot be given with --plan"),
+        (["--plan", "plan.toml", "--seed", "0"], 2, "--seed cannot be given with --plan: the plan"),
+        (["--plan", "plan.toml", "--outputs", "full"], 2, "--plan without --outputs"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(

@@ -1,0 +1,39 @@
+"""Recorded: verdicts and budgets of a compile in the manifest's own form."""
+
+from __future__ import annotations
+
+from tokopt.passes.budget_report import BudgetReport
+from tokopt.passes.validate import Verdict
+from tokopt.targets.manifest import Amount, Budget, GateResult, LayerSpend
+
+
+def gate_result(verdict: Verdict) -> GateResult:
+    """Return a verdict as a manifest has it."""
+    return GateResult(
+        verdict.gate,
+        verdict.passed,
+        verdict.compared,
+        verdict.max_difference,
+        verdict.tolerance,
+        verdict.message,
+    )
+
+
+def recorded_budget(
+    requested: float | None, report: BudgetReport, verdicts: list[Verdict]
+) -> Budget:
+    """Return the manifest's budget; measured where the selection gate counted the rows."""
+    counted = any(v.gate == "selection" and v.passed for v in verdicts)
+    total = report.total
+
+    def amount(share: float) -> Amount:
+        return Amount(share, share if counted else None)
+
+    return Budget(
+        {} if requested is None else {"tokens": requested},
+        {"tokens": amount(total)},
+        tuple(
+            LayerSpend(f"{report.role}:{depth}", {"tokens": amount(rows / report.of)})
+            for depth, rows in enumerate(report.rows)
+        ),
+    )

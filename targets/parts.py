@@ -1,0 +1,22 @@
+"""Parts: the files of one of several programs in an artifact.
+
+An artifact made for several budgets holds one lowered program for each.  The first has the plain
+names (``model.onnx``, ``plan.toml``), so that it is what a reader finds who knows of no others;
+each other one has its budget in its files' names: ``model-0.1.onnx``, ``plan-0.1.toml``.
+"""
+
+from __future__ import annotations
+
+FIRST = ""
+"""The part that has the plain names."""
+
+
+def part_of(budget: float) -> str:
+    """Return the part of a further budget."""
+    return f"-{budget:g}"
+
+
+def of_part(file: str, part: str) -> str:
+    """Return a file's name in a part: ``model.aoti.pt2`` in ``-0.1`` is ``model-0.1.aoti.pt2``."""
+    stem, dot, ending = file.partition(".")
+    return f"{stem}{part}{dot}{ending}"
