@@ -46,5 +46,5 @@ def _video_features(model: Any, pixels: Tensor, constants: Mapping[str, Tensor])
     Its consumer flattens the first two dims of every video's features.
     """
     features = model.get_video_features(pixels, return_dict=True)
-    features.pooler_output = features.pooler_output.flatten(0, 1)[None]
+    features.pooler_output = [features.pooler_output.flatten(0, 1)[None]]
     return features
