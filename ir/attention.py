@@ -91,7 +91,7 @@ def _explicit(softmax: fx.Node, dims: Dims) -> Attention | None:
     rank = len(dims.axes[softmax])
     if rank < 2 or arguments_of(softmax)["dim"] % rank != rank - 1:
         return None
-    scores = next((p for p in _up(softmax) if _is_product(p, dims)), None)
+    scores = next((p for p in upstream(softmax) if _is_product(p, dims)), None)
     mixed = next((p for p in _down(softmax) if _is_product(p, dims)), None)
     if scores is None or mixed is None:
         return None
@@ -123,7 +123,7 @@ def _is_product(node: fx.Node, dims: Dims) -> bool:
     return not any(n in dims.learned for n in _factors(node))
 
 
-def _up(node: fx.Node) -> Iterator[fx.Node]:
+def upstream(node: fx.Node) -> Iterator[fx.Node]:
     """Yield what a softmax's scores were computed from, nearest first, through passing calls."""
     queue, seen = list(node.all_input_nodes), set()
     while queue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 
 import networkx as nx
@@ -37,6 +38,26 @@ class Dependence:
     def reaches(self, source: fx.Node, target: fx.Node) -> bool:
         """Return whether ``target`` is ``source`` or depends on it."""
         return bool(self._ancestors[target] >> self.order[source] & 1)
+
+    def common_ancestors(self, a: fx.Node, b: fx.Node) -> Iterator[fx.Node]:
+        """Yield what both ``a`` and ``b`` are or depend on, the last in graph order first."""
+        both = self._ancestors[a] & self._ancestors[b]
+        while both:
+            index = both.bit_length() - 1
+            yield self._nodes[index]
+            both ^= 1 << index
+
+    def reached(self, sources: list[fx.Node], barred: AbstractSet[fx.Node]) -> set[fx.Node]:
+        """Return the sources and all that depends on them by ways around the ``barred`` nodes."""
+        found = set(sources)
+        for node in self.order:
+            if node not in barred and any(a in found for a in node.all_input_nodes):
+                found.add(node)
+        return found
+
+    @cached_property
+    def _nodes(self) -> list[fx.Node]:
+        return list(self.order)
 
     def dominators(self, source: fx.Node) -> dict[fx.Node, fx.Node]:
         """Return the immediate dominators of everything reachable from ``source``."""

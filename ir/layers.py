@@ -35,12 +35,40 @@ class Layer:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers along one stream.  ``dim`` of the stream values carries ``stream`` (all its rows)."""
+    """Layers along one stream.  ``dim`` of the stream values carries ``stream`` (all its rows).
+
+    ``cross``: the layers read the stream from another one, by cross-attention, and do not add to
+    it; their entries are the aliases that ``ir/cross.py`` made.
+    """
 
     layers: tuple[Layer, ...]
     dim: int
     stream: Axis
     end: fx.Node
+    cross: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """The skip connection around an attention: ``join = entry + f(entry)``."""
+
+    entry: fx.Node
+    join: fx.Node
+
+
+Joins = list[tuple[fx.Node, fx.Node, fx.Node]]
+
+
+def enclosing(attention: Attention, joins: Joins, dependence: Dependence) -> Block | None:
+    """Return the first skip connection around an attention, in graph order."""
+    for join, skip, branch in joins:
+        if (
+            dependence.reaches(attention.out, branch)
+            and dependence.reaches(skip, attention.query)
+            and not dependence.reaches(attention.out, skip)
+        ):
+            return Block(skip, join)
+    return None
 
 
 def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence) -> list[Stack]:
@@ -48,21 +76,12 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     joins = [(j, s, b) for j, s, b in dependence.skip_connections() if j in dims.axes]
     blocks: dict[fx.Node, tuple[fx.Node, list[Attention]]] = {}
     for attention in attentions:
-        around = next(
-            (
-                (join, skip)
-                for join, skip, branch in joins
-                if dependence.reaches(attention.out, branch)
-                and dependence.reaches(skip, attention.query)
-                and not dependence.reaches(attention.out, skip)
-            ),
-            None,
-        )
-        if around is not None:
-            blocks.setdefault(around[0], (around[1], []))[1].append(attention)
+        block = enclosing(attention, joins, dependence)
+        if block is not None:
+            blocks.setdefault(block.join, (block.entry, []))[1].append(attention)
     stacks: list[tuple[list[Layer], int, Axis]] = []
     for join, (entry, members) in sorted(blocks.items(), key=lambda b: dependence.order[b[0]]):
-        dim = _token_dim(entry, members[0], dims)
+        dim = token_dim(entry, members[0], dims)
         if dim is None:
             continue
         stream = dims.axis(entry, dim)
@@ -82,7 +101,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     ]
 
 
-def _token_dim(entry: fx.Node, attention: Attention, dims: Dims) -> int | None:
+def token_dim(entry: fx.Node, attention: Attention, dims: Dims) -> int | None:
     """Return the dim of a stream value that carries an attention's key rows, whole or windowed."""
     axes = dims.axes.get(entry, [])
     for dim, axis in enumerate(axes):

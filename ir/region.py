@@ -36,7 +36,7 @@ class Region:
 
     ``short``: calls whose operands are short, in order.  ``restores``: ``(user, operand)`` edges
     where the full length comes back; ``holes``: values of full length with dropped rows in them.
-    ``merges``: scatters that write rows with holes into another sequence.
+    ``merges``: where rows with holes enter another sequence: scatters, and what is read across.
     """
 
     short: list[fx.Node] = field(default_factory=list)
@@ -247,12 +247,17 @@ def _touches(axis: Axis, tokens: Axis, pieces: set[int]) -> bool:
 
 
 def _is_merge(node: fx.Node, carried: list[fx.Node], tainted: dict[fx.Node, set[int]]) -> bool:
+    if operator_name(node) == THREAD:
+        return True
     if operator_name(node) not in MERGES:
         return False
     base = node.all_input_nodes[0]
     written = node.all_input_nodes[-1]
     return base is not written and (written in carried or written in tainted)
 
+
+THREAD = "aten::alias"
+"""Where layers begin to read another stream across (``ir/cross.py``): holes leave there."""
 
 MERGES = frozenset({"aten::masked_scatter", "aten::index_put"})
 """Operators that write rows of one sequence into run-time positions of another."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
+from tokopt.ir.arrival import Arrival
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
@@ -27,7 +28,7 @@ from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
 from tokopt.passes.scoring import StackState
 from tokopt.passes.series import Series
-from tokopt.passes.stage import Inserted, insert_stage, refuse_barrier
+from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"
@@ -47,36 +48,60 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     Raises ``InputError`` for unknown sites and methods, ``UnsupportedError`` for illegal stages.
     """
     work = Workspace.of(exported)
-    members = _in_data_order(work.facts, plan, methods)
     inserted: dict[int, Inserted] = {}
     dropped: dict[str, int] = {}
-    for stack, stages in members:
-        kept = dropped.get(stack.role)
+    runs = _runs(work.facts, plan, methods)
+    fed = {id(run): _fed(work.facts, run) for run in runs}  # before any rewriting
+    for run in runs:
+        _refuse_mixed_units(fed[id(run)], runs)
+        head = run[0][0]
+        kept, boundary = dropped.get(head.role), head.boundary
+        stages = [(stack, *member) for stack, members in run for member in members]
         if not stages and kept is None:
             continue
         series = Series(work, plan.outputs)
-        values = [site.value for _, _, site in stages]
-        if kept is not None and stack.merge is not None:
-            values.insert(0, stack.merge.node)
-        series.plan(values, stack, [site for _, _, site in stages])
-        state = _initial(work, stack)
-        if kept is not None and stack.merge is not None:
-            series.make(drop_holes(work, stack, state, stack.merge, kept))
-        for position, stage, site in stages:
+        values = [site.value for _, _, _, site in stages]
+        if kept is not None and boundary is not None:
+            values.insert(0, boundary)
+        series.plan(values, head, [site for _, _, _, site in stages])
+        state = _initial(work, head)
+        if kept is not None and boundary is not None:
+            series.make(drop_holes(work, head, state, boundary, kept))
+        current = head
+        for stack, position, stage, site in stages:
+            if stack is not current:
+                enter_stack(work, current, stack, state)
+                current = stack
             method = methods(stage.method)
             trace, cut = insert_stage(work, stack, site, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
-        if stack.merge is None:
-            dropped |= _fed(work.facts, stack, state.visual)
+        for role, arrival in fed[id(run)].items():
+            if arrival.holes:
+                dropped[role] = arrival.rows(state.visual // stages[-1][3].group)
     return _finished(work, [inserted[i] for i in range(len(plan.stages))])
+
+
+Members = list[tuple[int, Stage, Site]]
+Run = list[tuple[TokenStack, Members]]
+
+
+def _runs(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[Run]:
+    """Group stacks by the token axis they share (a tower, and who reads it by cross-attention)."""
+    runs: list[Run] = []
+    for stack, members in _in_data_order(facts, plan, methods):
+        home = next((run for run in runs if run[0][0].tokens.root is stack.tokens.root), None)
+        if home is None:
+            runs.append(home := [])
+        home.append((stack, members))
+    return runs
 
 
 def _in_data_order(
     facts: Facts, plan: Plan, methods: Callable[[str], Method]
-) -> list[tuple[TokenStack, list[tuple[int, Stage, Site]]]]:
+) -> list[tuple[TokenStack, Members]]:
     """Group stages by stack, towers first, by depth inside a stack; refuse what cannot be."""
-    grouped: dict[str, list[tuple[int, Stage, Site]]] = {s.role: [] for s in facts.stacks}
+    grouped: dict[str, Members] = {s.role: [] for s in facts.stacks}
     for position, stage in enumerate(plan.stages):
         stack, site = facts.find_site(stage.site)
         role, roles = stack.role.rstrip("0123456789"), methods(stage.method).roles
@@ -111,15 +136,28 @@ def _initial(work: Workspace, stack: TokenStack) -> StackState:
     return StackState(rows=rows, visual=stack.count, mask=mask)
 
 
-def _fed(facts: Facts, tower: TokenStack, visual: int) -> dict[str, int]:
-    """Return, for each stack the tower's rows are merged into, how many of them stay there."""
-    fed = {}
-    for stack in facts.stacks:
-        merge = stack.merge
-        if merge is not None and facts.dependence.reaches(tower.stack.end, merge.source):
-            assert isinstance(merge.count, int) and isinstance(tower.count, int)
-            fed[stack.role] = visual * merge.count // tower.count
+def _fed(facts: Facts, run: Run) -> dict[str, Arrival]:
+    """Return how the units that the stages of a run leave arrive in other stacks, by role."""
+    sites = [site for _, members in run for _, _, site in members]
+    fed: dict[str, Arrival] = {}
+    for stack in facts.stacks if sites else ():
+        if stack.tokens.root is not run[0][0].tokens.root:
+            found = facts.arrival(sites[-1], stack)
+            if found is not None:
+                fed[stack.role] = found
     return fed
+
+
+def _refuse_mixed_units(fed: Mapping[str, Arrival], runs: list[Run]) -> None:
+    """Refuse stages in a stack that other stages have shortened by units of another axis."""
+    for run in runs:
+        for stack, members in run:
+            if members and stack.role in fed and not fed[stack.role].holes:
+                raise UnsupportedError(
+                    f"a stage at {members[0][2].name} cannot follow one in the tower: rows leave "
+                    "there in other units",
+                    expected="stages in the tower or in the decoder, not in both",
+                )
 
 
 def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:

@@ -4,8 +4,8 @@
              (visual rows present) / (visual rows of the original)
 
 The consumer is the decoder, or the only stack of a model without one.  A tower that feeds a decoder
-is not counted in this number (``tower_rows`` lists it): with k of its Nv tokens kept, k · N_S/Nv of
-the decoder's N_S visual rows are there from layer 0 on.  Exact fractions throughout.
+is not counted in this number (``tower_rows`` lists it): of its tokens kept, those that arrive in
+the decoder (``ir/arrival.py``) are there from layer 0 on.  Exact fractions throughout.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts, Merge, TokenStack
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import Length
 from tokopt.ir.plan import Plan, Stage
-from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 
 
@@ -33,7 +32,7 @@ def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:
     for stage, stack, site in _in_data_order(facts, plan):
         _check(stage, stack, site)
         start = site.depth if stack is consumer else 0
-        cuts.append((start, _whole(stage.keep * rows_per_token(facts, stack, site), stage)))
+        cuts.append((start, rows_arriving(facts, stack, site, stage.keep)))
     return rows_after(row_count(consumer), len(consumer.stack.layers), cuts)
 
 
@@ -77,23 +76,23 @@ def row_count(stack: TokenStack) -> int:
     return _constant(stack.count, stack)
 
 
-def rows_per_token(facts: Facts, stack: TokenStack, site: Site) -> Fraction:
-    """Return how many visual rows of the consumer one row of a stack stands for.
+def rows_arriving(facts: Facts, stack: TokenStack, site: Site, keep: int) -> int:
+    """Return how many visual rows the consumer has when ``keep`` rows stay at a site of a stack.
 
-    1 in the consumer itself.  A tower's rows count where, dropped at ``site``, they reach the merge
-    with the text as holes; other towers (say, one behind a query transformer) are refused.
+    ``keep`` itself in the consumer and in whom it reads across.  A tower's rows count where,
+    dropped at ``site``, they would be missing in the consumer; other towers (say, one behind a
+    query transformer) are refused.
     """
     consumer = facts.consumer
-    if stack is consumer:
-        return Fraction(1)
-    region = plan_region(facts.exported.graph, facts.dims, site.value, site.tokens)
-    merge = consumer.merge
-    if merge is None or not isinstance(region, Region) or not _arrives(facts, region, merge):
+    if stack is consumer or consumer.tokens.root is stack.tokens.root:
+        return keep
+    found = facts.arrival(site, consumer)
+    if found is None:
         raise UnsupportedError(
             f"dropping rows at {site.name} does not shorten {consumer.role}",
             expected=f"a site in {consumer.role}, or in a tower whose rows are merged into it",
         )
-    return Fraction(_constant(merge.count, stack), row_count(stack))
+    return found.rows(keep // site.group)
 
 
 def _in_data_order(facts: Facts, plan: Plan) -> list[tuple[Stage, TokenStack, Site]]:
@@ -105,12 +104,6 @@ def _in_data_order(facts: Facts, plan: Plan) -> list[tuple[Stage, TokenStack, Si
         if before == after:
             raise InputError(f"two stages are placed at {after.name}", where="plan")
     return found
-
-
-def _arrives(facts: Facts, region: Region, merge: Merge) -> bool:
-    """Return whether dropped rows come to the merge: at once, or put back as holes on the way."""
-    on_the_way = (facts.dependence.reaches(user, merge.source) for user, _ in region.restores)
-    return merge.node in region.merges or any(on_the_way)
 
 
 def _constant(count: Length, stack: TokenStack) -> int:
@@ -133,13 +126,3 @@ def _check(stage: Stage, stack: TokenStack, site: Site) -> None:
         raise InputError(
             f"keep = {stage.keep}", where=where, expected=f"a multiple of {site.group} (one group)"
         )
-
-
-def _whole(rows: Fraction, stage: Stage) -> int:
-    if rows.denominator == 1:
-        return rows.numerator
-    raise InputError(
-        f"keep = {stage.keep} leaves {rows} visual rows in the decoder",
-        where=f"plan, stage at {stage.site}",
-        expected=f"a multiple of {rows.denominator}",
-    )

@@ -1,4 +1,4 @@
-"""Drop: take the holes that a shortened tower left out of the sequence it was merged into.
+"""Drop: take the holes that a shortened tower left out of the sequence they arrive in.
 
 A tower stage keeps its contract with the merge by restoring the full length, dropped rows as
 holes.  Which rows of the merged sequence are holes is run-time data: it is found by replaying the
@@ -15,25 +15,10 @@ from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Merge, TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
+from tokopt.ir.movement import MOVES, PER_ROW
 from tokopt.passes.cut import Cut
 from tokopt.passes.scoring import StackState
 from tokopt.passes.workspace import Workspace, aten
-
-MOVES = frozenset(
-    f"aten::{name}"
-    for name in (
-        "view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t expand "
-        "clone contiguous slice select split split_with_sizes unbind index index_select roll flip "
-        "repeat cat stack alias _reshape_alias chunk movedim gather masked_scatter index_put"
-    ).split()
-)
-"""Operators that move rows without changing them: replayed as they are."""
-
-SAME_SHAPE = frozenset(
-    f"aten::{name}"
-    for name in "to _to_copy gelu silu relu mul add div layer_norm rms_norm dropout "
-    "sub tanh sigmoid".split()
-)
 
 
 def visual_mask(work: Workspace, stack: TokenStack, merge: Merge) -> fx.Node:
@@ -57,29 +42,38 @@ def drop_holes(
     work: Workspace,
     stack: TokenStack,
     state: StackState,
-    merge: Merge,
+    boundary: fx.Node,
     kept: int,
 ) -> Cut:
-    """Return the cut of the merged sequence to rows that are no holes (``kept`` are visual)."""
-    lead = lead_axes(work.axes[merge.node], stack.stack.dim, stack.stack.stream.root)
-    with work.after(merge.node):
-        flags = _Replay(work).flags(merge.node)
-        layout = layout_of(
-            merge.node, work.facts.dims, lead, stack.stack.dim, len(work.axes[merge.node]) - 1
+    """Return the cut of a sequence to rows that are no holes (``kept`` are visual).
+
+    ``boundary`` is the value in which rows with holes have arrived.
+    """
+    axes, dim, stream = work.axes[boundary], stack.stack.dim, stack.stack.stream.root
+    if stack.merge is None and stack.protected:
+        raise UnsupportedError(
+            "rows with holes are read behind learned rows", where=describe(boundary)
         )
+    lead = lead_axes(axes, dim, stream)
+    with work.after(boundary):
+        flags = _Replay(work).flags(boundary)
+        layout = layout_of(boundary, work.facts.dims, lead, dim, len(axes) - 1)
         total = work.plus(work.minus(state.rows, state.visual), kept)
 
-        def survivors(given: Tensor, visual: Tensor, count: int) -> Tensor:
+        def survivors(given: Tensor, count: int, visual: Tensor | None = None) -> Tensor:
             alive = layout.apply(given.narrow(-1, 0, 1)).squeeze(1).squeeze(-1) > 0.5
-            holes = visual & ~alive
+            holes = ~alive if visual is None else visual & ~alive
             zeros = torch.zeros(holes.shape, device=holes.device)
             return OPS["select"].overload(zeros, holes, count)
 
-        stream = work.splice(survivors, [flags, state.mask, total])
-        index = stream if lead else work.call(aten.squeeze.dim, stream, 0)
-        state.mask = work.call(aten.gather.default, state.mask, 1, stream)
-    cut = Cut(work, merge.node, stack.stack.stream.root, lead, index, total, state.rows)
-    state.rows, state.visual, state.origin = total, kept, stream
+        operands: list[object] = [flags, total]
+        index = work.splice(survivors, operands + ([] if state.mask is None else [state.mask]))
+        if state.mask is not None:
+            state.mask = work.call(aten.gather.default, state.mask, 1, index)
+        state.origin = index
+        index = index if lead else work.call(aten.squeeze.dim, index, 0)
+    cut = Cut(work, boundary, stream, lead, index, total, state.rows)
+    state.rows, state.visual = total, kept
     return cut
 
 
@@ -120,7 +114,7 @@ class _Replay:
         name = operator_name(node)
         if name in MOVES or name == "getitem":
             return self._moved(node, given)
-        if name in SAME_SHAPE or name == "aten::linear":
+        if name in PER_ROW:
             (flag,) = [f for f in given.values() if f is not None][:1]
             first = work.call(aten.slice.Tensor, flag, -1, 0, 1)
             shape = [work.size(node, d) for d in range(len(node.meta["val"].shape))]

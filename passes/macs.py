@@ -24,7 +24,6 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
 from tokopt.ir.region import Barrier, plan_region
-from tokopt.passes.budget import rows_per_token
 from tokopt.passes.oracle.sizes import Sizes
 
 LEFT = {
@@ -104,11 +103,11 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
         else:
             kept = stage.keep // site.group
         cuts.append(_cut(facts, stack, site.value, site.tokens, kept))
-        if stack is not consumer and consumer.merge is not None:
-            fed = int(stage.keep * rows_per_token(facts, stack, site))
+        fed = None if stack is consumer else facts.arrival(site, consumer)
+        if fed is not None and fed.holes and consumer.boundary is not None:
+            whole = _with_text(consumer, fed.rows(stage.keep // site.group), sizes)
             merged = consumer.stack.stream.root
-            whole = _with_text(consumer, fed, sizes)
-            cuts.append(_cut(facts, consumer, consumer.merge.node, merged, whole))
+            cuts.append(_cut(facts, consumer, consumer.boundary, merged, whole))
     return cuts
 
 

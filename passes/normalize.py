@@ -2,8 +2,9 @@
 
 Before: the training IR that ``torch.export`` writes, with in-place ops, assertion chains (the count
 of image placeholders among them) and dead layers.  After: the same values from functional aten
-calls in which attention, linear and norm layers are still single nodes.  Sound because assertions
-have no result and functionalisation is torch's own.
+calls in which attention, linear and norm layers are still single nodes; what several layers read by
+cross-attention is threaded through them by aliases (``ir/cross.py``).  Sound because assertions
+have no result, an alias is its operand and functionalisation is torch's own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from tokopt.ir.cross import thread
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.program import Program
 from tokopt.passes.base import Pass, PassResult
@@ -75,6 +77,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
         plain = plain.run_decompositions({})
         _remove(plain.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(plain.graph)
+    thread(plain)
     return rebuilt(plain, plain.graph_module)
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from math import lcm
+from functools import partial
 
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.sites import Site
-from tokopt.passes.budget import row_count, rows_after, rows_per_token
+from tokopt.passes.budget import row_count, rows_after, rows_arriving
 from tokopt.passes.methods.method import Method, Placement, Setting
 
 
@@ -40,8 +40,8 @@ class Placing:
         legal = [site for site in stack.sites if site.legal]
         self.group = max((site.group for site in legal), default=1)
         self._refuse_barrier(self._published(self.group))
-        self.share = rows_per_token(facts, stack, legal[-1])
-        self.group = lcm(self.group, self.share.denominator)
+        self.arriving = partial(rows_arriving, facts, stack, legal[-1])
+        self.arriving(self.group)  # refused where no rows of the consumer come from here
 
     def within(self, limit: Fraction) -> tuple[tuple[Placement, ...], bool, Fraction]:
         """Return the placements of the largest keep within the limit, whether moved, the spend."""
@@ -96,7 +96,7 @@ class Placing:
     def _spend(self, placements: tuple[Placement, ...]) -> Fraction:
         own = self.stack is self.consumer
         total = row_count(self.consumer)
-        cuts = [(p.depth if own else 0, int(p.keep * self.share)) for p in placements]
+        cuts = [(p.depth if own else 0, self.arriving(p.keep)) for p in placements]
         rows = rows_after(total, len(self.consumer.stack.layers), cuts)
         return Fraction(sum(rows), total * len(rows))
 

@@ -57,6 +57,24 @@ def insert_stage(
     return Inserted(kept, scores), cut
 
 
+def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackState) -> None:
+    """Go on with the rows that are left in another stack along the same token axis, in place.
+
+    Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
+    """
+    state.cuts, state.carried = [], {}
+    if state.origin is None or old.protected == new.protected:
+        return
+
+    def shifted(origin: Tensor) -> Tensor:
+        tokens = origin.narrow(1, old.protected, state.visual) - old.protected + new.protected
+        front = torch.arange(new.protected, device=origin.device)
+        return torch.cat([front.expand(origin.shape[0], -1), tokens], dim=1)
+
+    with work.graph.inserting_before(state.origin.next):
+        state.origin = work.splice(shifted, [state.origin])
+
+
 def refuse_barrier(stack: TokenStack, site: Site) -> None:
     """Refuse a site that is not legal, naming the node and the sites that are."""
     if site.barrier is not None:

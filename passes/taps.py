@@ -42,15 +42,18 @@ class TapRecipe:
         """Return the tap; only what a method reads of it is computed.
 
         ``left``: int64 ``[B, K]``, the rows still there where rows went after this layer.  The tap
-        then shows those; the first and the last row (the relays) must be among them.
+        then shows those; the first and the last row (the relays) must be among them, unless the
+        queries of a cross-attention are of another stream and stay as they are.
         """
         whole = self._whole(tensors)
         if left is None:
             return whole
-        query, key, value = (_rows(x, left) for x in (whole.query, whole.key, whole.value))
+        crossing = self.attention.queries.root is not self.attention.keys.root
+        query = whole.query if crossing else _rows(whole.query, left)
+        key, value = _rows(whole.key, left), _rows(whole.value, left)
 
         def row(at: int) -> Tensor:
-            if at not in (CLASS_ROW, LAST_ROW):
+            if at not in (CLASS_ROW, LAST_ROW) and not crossing:
                 raise UnsupportedError(f"row {at} of a layer that lies before an earlier stage")
             attention = whole.row(at)
             return attention.gather(2, left.unsqueeze(1).expand(-1, attention.shape[1], -1))

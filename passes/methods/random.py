@@ -45,7 +45,7 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="random",
     paper="control",
-    roles=frozenset({"vision", "decoder"}),
+    roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
     schedule=schedule,
     notes="a seeded random subset, the same on every target",

@@ -30,7 +30,7 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="stride",
     paper="control",
-    roles=frozenset({"vision", "decoder"}),
+    roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
     schedule=schedule,
     notes="evenly spaced tokens",

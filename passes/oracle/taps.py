@@ -25,12 +25,8 @@ from tokopt.passes.oracle.semantics.attention import bias_of, for_query_heads
 
 
 def tapped(layer: Layer, tokens: Axis) -> Attention | None:
-    """Return a layer's attention among all tokens; a windowed or cross-attending layer has none."""
-    whole = [
-        a
-        for a in layer.attention
-        if locate(a.keys, tokens) is not None and a.queries.root is a.keys.root
-    ]
+    """Return a layer's attention over all tokens; a windowed layer has none."""
+    whole = [a for a in layer.attention if locate(a.keys, tokens) is not None]
     return whole[0] if len(whole) == len(layer.attention) == 1 else None
 
 
@@ -38,6 +34,11 @@ def watched(attention: Attention) -> set[fx.Node]:
     """Return the nodes whose values the taps of an attention are made of."""
     nodes = {attention.query, attention.key, attention.value, attention.node}
     return nodes | ({attention.mask} if attention.mask is not None else set())
+
+
+def _crosses(attention: Attention) -> bool:
+    """Return whether the queries are rows of another stream, which lose none."""
+    return attention.queries.root is not attention.keys.root
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class TapReader:
         query, value = self._see(attention.query), self._see(attention.value)
         row = self._fused_row(attention, query, key) if attention.fused else self._row(attention)
         scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
-        rows = self._rows(query), self._rows(key), self._rows(value)
-        return LayerTap(layer.depth, *rows, row, scale)
+        asked = query if _crosses(attention) else self._rows(query)
+        return LayerTap(layer.depth, asked, self._rows(key), self._rows(value), row, scale)
 
     def _keys_last(self, attention: Attention) -> bool:
         return self.dims.axis(attention.key, -1) is attention.keys.root
@@ -79,15 +80,17 @@ class TapReader:
         """Return ``[B, H, N]`` at the rows alive."""
         return full.gather(2, self.alive[:, None].expand(-1, full.shape[1], -1))
 
-    def _one(self, full: Tensor, q: int) -> Tensor:
-        """Return row ``q`` of those alive of ``[B, H, N, X]``: ``[B, H, X]``."""
+    def _one(self, full: Tensor, q: int, attention: Attention) -> Tensor:
+        """Return query row ``q`` of those alive of ``[B, H, N, X]``: ``[B, H, X]``."""
+        if _crosses(attention):
+            return full[:, :, q]
         items = torch.arange(len(full), device=full.device)
         return full[items, :, self.alive[:, q]]
 
     def _row(self, attention: Attention) -> Callable[[int], Tensor]:
         """Return the reader of probabilities that the graph spells out."""
         probabilities = self._see(attention.node)
-        return lambda q: self._at(self._one(probabilities, q)).float()
+        return lambda q: self._at(self._one(probabilities, q, attention)).float()
 
     def _fused_row(
         self, attention: Attention, query: Tensor, key: Tensor
@@ -103,8 +106,9 @@ class TapReader:
         keys = for_query_heads(key, query)
 
         def row(q: int) -> Tensor:
-            scores = (self._one(query, q)[:, :, None] * keys.nan_to_num(0.0)).sum(-1) * scale
-            scores = scores + self._one(seen_bias, q)
+            asked = self._one(query, q, attention)
+            scores = (asked[:, :, None] * keys.nan_to_num(0.0)).sum(-1) * scale
+            scores = scores + self._one(seen_bias, q, attention)
             scores = scores.masked_fill(keys.isnan().all(-1), -torch.inf)
             return self._at(scores.softmax(-1)).float()
 

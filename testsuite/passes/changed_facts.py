@@ -1,23 +1,9 @@
-"""Facts of a real graph with one thing changed: groups of rows, or a barrier."""
+"""Facts of a real graph with one thing changed: a barrier."""
 
 import dataclasses
 
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.region import Barrier
-
-
-def grouped(facts: Facts, group: int = 4) -> Facts:
-    """A tower whose rows leave in groups, each group of 4 one row of the decoder."""
-    tower, decoder = facts.stacks
-    assert decoder.merge is not None and isinstance(decoder.count, int)
-    count = decoder.count // 4
-    merge = dataclasses.replace(decoder.merge, count=count)
-    sites = tuple(dataclasses.replace(site, group=group) for site in tower.sites)
-    changed = (
-        dataclasses.replace(tower, sites=sites),
-        dataclasses.replace(decoder, merge=merge, count=count),
-    )
-    return dataclasses.replace(facts, stacks=changed)
 
 
 def barred(facts: Facts, name: str) -> Facts:

@@ -4,7 +4,6 @@ from fractions import Fraction
 import pytest
 import sympy
 from testsuite.passes.analysed import analysed
-from testsuite.passes.changed_facts import grouped
 
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.plan import Plan, Stage
@@ -95,17 +94,9 @@ def test_qwen_merges_four_patches_into_one_row() -> None:
 
 
 def test_a_stage_that_breaks_a_group_is_refused() -> None:
-    facts = grouped(analysed("llava").facts, group=8)
-    assert visual_rows(facts, plan(("vision:end", 8))) == (2, 2, 2, 2)
-    with pytest.raises(InputError, match="keep = 12") as error:  # 3 merged rows, 1½ groups
-        visual_rows(facts, plan(("vision:end", 12)))
-    assert "a multiple of 8" in str(error.value)
-
-
-def test_a_stage_that_leaves_part_of_a_merged_row_is_refused() -> None:
-    facts = grouped(analysed("llava").facts, group=1)
-    with pytest.raises(InputError, match="leaves 9/4 visual rows"):
-        visual_rows(facts, plan(("vision:end", 9)))
+    with pytest.raises(InputError, match="keep = 10") as error:  # 2½ groups
+        visual_rows(analysed("qwen").facts, plan(("vision:end", 10)))
+    assert "a multiple of 4" in str(error.value)
 
 
 def test_a_tower_whose_rows_do_not_reach_the_merge_saves_the_decoder_nothing() -> None:

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 from testsuite.passes.analysed import analysed
-from testsuite.passes.changed_facts import barred, grouped
+from testsuite.passes.changed_facts import barred
 
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.passes.budget import row_count, spent
@@ -136,17 +136,13 @@ def test_what_a_method_lacks_is_said_with_a_way_out() -> None:
 
 
 def test_groups_leave_whole_and_stand_for_one_merged_row() -> None:
-    """As in Qwen's tower: four patches become one row of the decoder, 36 patches 9 rows."""
-    loose = grouped(analysed("llava").facts, group=1)  # a barrier less, yet 4 make one row
-    assert fit(loose, find_method("stride"), 0.4).plan.stages[0].keep == 12
-    facts = grouped(analysed("llava").facts)
-    for method in ("stride", "flowcut", "vtc_cls"):
-        fitted = fit(facts, find_method(method), 0.4)  # 3.6 of 9 rows
-        assert fitted.plan.stages[-1].keep == 12 and fitted.spent == Fraction(3, 9)
-        assert all(stage.keep % 4 == 0 for stage in fitted.plan.stages)
+    """In Qwen's tower four patches become one row of the decoder, 96 patches 24 rows."""
+    facts = analysed("qwen").facts
+    fitted = fit(facts, find_method("stride"), 0.4)  # 9.6 of 24 rows
+    assert fitted.plan.stages[-1].keep == 36 and fitted.spent == Fraction(9, 24)
     with pytest.raises(BudgetError, match="cannot meet") as error:
-        fit(facts, find_method("stride"), 0.1)
-    assert "1/9" in str(error.value)
+        fit(facts, find_method("stride"), 0.03)
+    assert "1/24" in str(error.value)
 
 
 def test_in_qwen_a_control_keeps_whole_groups_and_flowcut_goes_where_it_is_legal() -> None:

@@ -1,0 +1,25 @@
+"""Movement: what becomes of rows between a tower and the sequence they are written into.
+
+Two kinds of operators stand there: those that move whole rows, and those that compute each row from
+the same row.  Whoever follows rows (which of them arrive, which are holes) replays the first on
+labels and lets the second pass the label on.
+"""
+
+from __future__ import annotations
+
+MOVES = frozenset(
+    f"aten::{name}"
+    for name in (
+        "view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t expand "
+        "clone contiguous slice select split split_with_sizes unbind index index_select roll flip "
+        "repeat cat stack alias _reshape_alias chunk movedim gather masked_scatter index_put"
+    ).split()
+)
+"""Operators that move rows without changing them."""
+
+PER_ROW = frozenset(
+    f"aten::{name}"
+    for name in "to _to_copy gelu silu relu mul add div layer_norm rms_norm dropout "
+    "sub tanh sigmoid linear".split()
+)
+"""Operators whose result has, in each row, what was computed from that row."""
