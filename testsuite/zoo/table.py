@@ -1,6 +1,7 @@
 """The table of what compiles: every model of the zoo, judged, written to docs/zoo.md.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=src:. python -m testsuite.zoo.table --work /tmp/zoo-table --aotinductor
+    export OMP_NUM_THREADS=1 PYTHONPATH=src:.
+    python -m testsuite.zoo.table --work /tmp/zoo-table --aotinductor
 
 One process per model; a model whose record is in ``--work`` is not judged again (delete the file
 to have it judged anew), so an interrupted run goes on where it was.
