@@ -7,7 +7,7 @@ A new model whose inputs have a known form is one line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,11 +37,13 @@ class Family:
     """How models of one kind are loaded and captured.
 
     ``auto_class`` maps config.json to the name of the library's (auto) class; ``prepare`` makes a
-    ``Capture`` of the loaded model, the request and the image processor's settings.
+    ``Capture`` of the loaded model, the request and the image processor's settings; ``attention``
+    is the library's name of the implementation to load it with.
     """
 
     auto_class: Callable[[Mapping[str, Any]], str]
     prepare: Prepare
+    attention: str = "sdpa"
 
 
 def _prompt(form: Form) -> Family:
@@ -61,7 +63,7 @@ FAMILIES: Mapping[str, Family] = {
     "siglip": Family(lambda config: "SiglipVisionModel", capture_vit.prepare),
     "siglip_vision_model": _VIT,
     "swin": _VIT,
-    "swinv2": _VIT,
+    "swinv2": replace(_VIT, attention="eager"),  # there is no other
     "vit": _VIT,
     # pixels and a prompt
     "blip-2": _prompt(images),

@@ -118,7 +118,7 @@ def _capture(
     if dtype != "float32":
         most = max(most, ROUNDINGS * torch.finfo(DTYPES[dtype]).eps)
     _say(f"loading {folder} in {dtype}")
-    model = load(folder, family.auto_class(config), DTYPES[dtype])
+    model = load(folder, family.auto_class(config), DTYPES[dtype], family.attention)
     capture = family.prepare(model, request, read_image_processor(folder))
     _say(f"capturing, {', '.join(f'{k} {v}' for k, v in capture.facts.items())}")
     exported = capture.trace()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tokopt.cli.compiler import output_names
 from tokopt.cli.target_gate import against_target
-from tokopt.ir.errors import BudgetError, UnsupportedError
+from tokopt.ir.errors import BudgetError, TokoptError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack, analyse
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
@@ -162,7 +162,7 @@ def attempt(
                 for verdict in verdicts:
                     good = verdict.max_difference if verdict.passed else verdict.message
                     found[name] = good if name not in found or not verdict.passed else found[name]
-        except UnsupportedError as error:
+        except TokoptError as error:  # also what a runtime says of the file it is given
             found[name] = str(error)
         found[f"{name}_seconds"] = round(time.perf_counter() - start, 1)
     return found

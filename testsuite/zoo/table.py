@@ -157,8 +157,8 @@ def judged(name: str, work: Path, options: list[str], limit: float) -> Record:
         except subprocess.TimeoutExpired:
             return {"name": name, "crashed": f"no answer in {limit:.0f} s"}
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return {"name": name, "crashed": f"exit {done.returncode}: {last[:400]}"}
+            last = " ".join(done.stderr.strip().splitlines()[-4:]) or "no message"
+            return {"name": name, "crashed": f"exit {done.returncode}: {last[-600:]}"}
     return json.loads(file.read_text())
 
 
