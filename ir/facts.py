@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -104,6 +105,16 @@ class Facts:
         if key not in self.arrivals:
             self.arrivals[key] = self._arrival(site, fed)
         return self.arrivals[key]
+
+    def reach(self, site: Site) -> Tensor | None:
+        """Return which units at a site of a tower ever arrive anywhere, bool ``[items, units]``.
+
+        The items are those of one sequence that is fed.  None where all do, or none is fed.
+        """
+        fed = [self.arrival(site, stack) for stack in self.stacks if stack.boundary is not None]
+        found = [arrival.reach for arrival in fed if arrival is not None]
+        whole = torch.stack(found).any(0) if found else None
+        return None if whole is None or bool(whole.all()) else whole
 
     def _arrival(self, site: Site, fed: TokenStack) -> Arrival | None:
         graph, boundary = self.exported.graph, fed.boundary

@@ -51,7 +51,9 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     inserted: dict[int, Inserted] = {}
     dropped: dict[str, int] = {}
     runs = _runs(work.facts, plan, methods)
-    fed = {id(run): _fed(work.facts, run) for run in runs}  # before any rewriting
+    fed = {id(run): _fed(work.facts, run) for run in runs}
+    for site in (site for run in runs for _, members in run for _, _, site in members):
+        work.facts.reach(site)  # found out, and remembered, before anything is rewritten
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]

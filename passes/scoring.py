@@ -55,7 +55,8 @@ def score_rows(
     recipes = _recipes(work, stack, range(since, site.depth), lead)
     see = _hidden(work, stack, site, lead, state)
     operands: list[fx.Node] = [site.value]
-    operands += [n for n in (state.mask, carried) if n is not None]
+    arriving = _arriving(work, stack, site, state)
+    operands += [n for n in (state.mask, carried, arriving) if n is not None]
     left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
     for recipe, rows in zip(recipes, left, strict=True):
         operands += [*recipe.nodes, *([] if rows is None else [rows])]
@@ -65,6 +66,10 @@ def score_rows(
         hidden = see(given.pop(0))
         candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
         earlier = given.pop(0) if carried is not None else None
+        known = given.pop(0) if arriving is not None else None
+        if known is not None:  # rows that arrive nowhere (padding cropped off) are no choice
+            known = known.repeat(hidden.shape[0] // known.shape[0], 1)
+            candidates = candidates & known
         layers: list[LayerTap] = []
         for recipe, rows in zip(recipes, left, strict=True):
             tap = [given.pop(0) for _ in recipe.nodes]
@@ -81,9 +86,29 @@ def score_rows(
             group=site.group,
             options=stage.options,
         )
-        return method.score(taps).float()
+        scores = method.score(taps).float()
+        return scores if known is None else scores.masked_fill(~known, float("-inf"))
 
     return work.splice(score, list(operands))
+
+
+def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> fx.Node | None:
+    """Insert which rows of a tower's items arrive anywhere, bool ``[items, N]``; None: all do."""
+    reach = work.facts.reach(site)
+    if reach is None:
+        return None
+    tokens = reach.repeat_interleave(site.group, dim=1)
+    length = int(stack.stack.stream.root.length)
+    whole = torch.ones(len(tokens), length, dtype=torch.bool)
+    whole[:, stack.protected : stack.protected + tokens.shape[1]] = tokens
+    arriving = work.constant(f"arriving_{site.name.replace(':', '_')}", whole)
+    if state.origin is None:
+        return arriving
+
+    def now(table: Tensor, origin: Tensor) -> Tensor:
+        return table.repeat(origin.shape[0] // table.shape[0], 1).gather(1, origin)
+
+    return work.splice(now, [arriving, state.origin])
 
 
 def _recipes(

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dead import remove_dead
@@ -43,7 +44,8 @@ class Workspace:
     def of(exported: ExportedProgram) -> Workspace:
         """Copy a normalised program's graph (weights are shared) and analyse it."""
         module = copy_graph(exported.graph_module)
-        mine = exported._update(module, copy.deepcopy(exported.graph_signature))
+        signature, constants = copy.deepcopy(exported.graph_signature), dict(exported.constants)
+        mine = exported._update(module, signature, constants=constants)
         facts = analyse(mine)
         mode = fake_mode_of(module.graph)
         return Workspace(mine, mine.graph_module, facts, dict(facts.dims.axes), mode)
@@ -64,6 +66,21 @@ class Workspace:
     def splice(self, function: Any, operands: list[Any]) -> Any:
         """Trace a function on operands and insert its calls at the insertion point."""
         return splice(self.graph, function, operands, self.mode)
+
+    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
+        """Add a constant to the program and return its placeholder."""
+        specs = self.exported.graph_signature.input_specs
+        places = self.graph.find_nodes(op="placeholder")
+        at = next(i for i, spec in enumerate(specs) if spec.kind is InputKind.USER_INPUT)
+        while name in self.exported.constants:
+            name += "_"
+        with self.graph.inserting_before(places[at]):
+            node = self.graph.placeholder(f"c_{name}")
+        node.meta["val"] = self.mode.from_tensor(value, static_shapes=True)
+        argument = TensorArgument(name=node.name)
+        specs.insert(at, InputSpec(InputKind.CONSTANT_TENSOR, argument, name))
+        self.exported.constants[name] = value
+        return node
 
     def size(self, node: fx.Node, dim: int) -> Count:
         """Return the size of a dim: an int where static, else a node."""

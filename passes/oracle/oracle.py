@@ -71,7 +71,8 @@ def run_oracle(
     _refuse_nan(original, inputs)
     placed = place_stages(facts, plan, methods)
     sizes = Sizes(facts.exported, values)
-    stages = Stages(placed, facts.dims, sizes, plan.seed, forced)
+    reach = {p.site.name: facts.reach(p.site) for p in placed}
+    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach)
     outputs = _interpret(facts, values, stages)
     if len(stages.choices) != len(plan.stages):
         raise InternalError("a stage's site was never reached")

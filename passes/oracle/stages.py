@@ -34,11 +34,12 @@ class Stages:
         sizes: Sizes,
         seed: int,
         forced: Sequence[Tensor] | None,
+        reach: Mapping[str, Tensor | None],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
-        self.seed, self.forced = seed, forced
+        self.seed, self.forced, self.reach = seed, forced, reach
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
         nodes = {p.site.value for p in placed}
@@ -69,7 +70,9 @@ class Stages:
             candidates[:, -1] = False
         fixed = (alive & visual & ~candidates).sum(1)
         quota = tuple((placed.stage.keep - fixed).tolist())
-        raw = self._score(placed, rows, items, candidates, alive)
+        lost = self._lost(placed, rows, shape)
+        raw = self._score(placed, rows, items, candidates & ~lost, alive)
+        raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, rows).masked_fill(~alive, torch.nan)
         if self.forced is None:
             stay = choose_rows(scores, candidates, rows, quota)
@@ -82,6 +85,14 @@ class Stages:
             placed.stage, rows.first, rows.group, after, candidates, scores, raw, quota
         )
         return rows.bury(value, ~after)
+
+    def _lost(self, placed: PlacedStage, rows: StreamRows, shape: tuple[int, int]) -> Tensor:
+        """Return which rows ``[B, N]`` arrive nowhere, whatever is chosen: they go first."""
+        lost, reach = torch.zeros(shape, dtype=torch.bool), self.reach.get(placed.site.name)
+        if reach is not None:
+            units = lost[:, rows.first : rows.first + rows.count].unflatten(1, (-1, rows.group))
+            units |= ~reach.repeat(shape[0] // len(reach), 1).unsqueeze(-1)
+        return lost
 
     def _alive(self, placed: PlacedStage, items: Tensor, visual: Tensor) -> Tensor:
         """Return which rows are left when a stage begins; check that the marks make sense."""
