@@ -62,9 +62,9 @@ def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> d
     inputs = named(sample, sample.all_inputs[-1])
     for where, places in chosen_places(facts).items():
         for share in SHARES:
-            targets = [ONNX] if lower_all or share == 0.5 else []
-            if aotinductor and share == 0.5 and where == widest(facts):
-                targets.append(AOTI)
+            once = share == 0.5 and where == widest(facts)
+            targets = [ONNX] if lower_all or once else []
+            targets += [AOTI] if aotinductor and once else []
             done = attempt(facts, functools.partial(strided, places, share), inputs, targets)
             record["plans"].append({"where": where, "keep": share, **done})
     done = attempt(facts, functools.partial(default_plan, facts, BUDGET), inputs, [ONNX])

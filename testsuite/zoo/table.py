@@ -47,8 +47,8 @@ Every number is a largest difference in fp32, relative to the largest output whe
 **identity**: the rewritten program that keeps everything against the original.  **vision side,
 decoder, both**: the method `stride` at the middle legal site, keeping all, half, a tenth of what
 arrives, against the masked oracle on an input that was not traced.  **default**: the plan that
-`--budget 0.25` chooses.  **ONNX Runtime**, **AOTInductor**: the lowered half-plans against the
-rewritten program (AOTInductor once per model: at both sides).  "-": there is no such side in the
+`--budget 0.25` chooses.  **ONNX Runtime**: the half-plan with most stages, and the default plan,
+lowered, against the rewritten program (`--lower-all`: every plan); **AOTInductor** the former.  "-": there is no such side in the
 model.  Whatever is refused or wrong is listed below the table with its reason.
 """
 
