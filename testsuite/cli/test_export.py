@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from testsuite.zoo import llava, qwen2_5_vl
+from testsuite.zoo import gemma3, llava, qwen2_5_vl
 from testsuite.zoo.weights import randomise
 
 from tokopt.cli import capture, export
 from tokopt.cli.capture_logits import PromptLogits
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
+from tokopt.ir.load import load
 
 VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
 
@@ -26,6 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llava": llava.model(attention="sdpa", seed=0, layers=2),
         "qwen": qwen2_5_vl.model(attention="sdpa", seed=0, vision_layers=2, layers=2),
         "vit": randomise(classifier, 0),
+        "gemma3": gemma3.model("sdpa", 0),
         "dinov2": randomise(transformers.Dinov2Model(transformers.Dinov2Config(**VIT)), 0),
     }.items():
         model.save_pretrained(folder / name)
@@ -78,6 +80,21 @@ def test_qwen_is_exported_for_the_asked_image_with_positions_as_an_input(
         "input_ids": [1, 40],
         "position_ids": [3, 1, 40],
     }
+
+
+def test_padded_prompts_of_several_images_are_loaded_again_and_checked_on_every_side(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--images", 2, "--padding", "--dynamic", "length", "--prompt-length", 29)
+    assert run(models / "gemma3", "-o", tmp_path / "g.pt2", *options, "--json") == 0
+    said = report(capsys)
+    assert said["visual_tokens"] == 18 and said["difference"] <= 1e-4
+    assert said["inputs"] == {
+        "pixel_values": [2, 3, 48, 48],
+        "input_ids": [1, 29],
+        "attention_mask": [1, 29],
+    }
+    assert load(tmp_path / "g.pt2").main.graph_signature.user_inputs == tuple(said["inputs"])
 
 
 def test_a_vit_in_half_precision_is_compared_in_float32_first(

@@ -48,8 +48,8 @@ Every number is a largest difference in fp32, relative to the largest output whe
 decoder, both**: the method `stride` at the middle legal site, keeping all, half, a tenth of what
 arrives, against the masked oracle on an input that was not traced.  **default**: the plan that
 `--budget 0.25` chooses.  **ONNX Runtime**: the half-plan with most stages, and the default plan,
-lowered, against the rewritten program (`--lower-all`: every plan); **AOTInductor** the former.  "-": there is no such side in the
-model.  Whatever is refused or wrong is listed below the table with its reason.
+lowered, against the rewritten program (`--lower-all`: every plan); **AOTInductor** the former.
+"-": there is no such side in the model.  What is refused or wrong is listed below the table.
 """
 
 
