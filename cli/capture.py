@@ -44,7 +44,7 @@ class Capture:
         """Trace the module; raise ``UnsupportedError`` where ``torch.export`` cannot."""
         try:
             with torch.no_grad():
-                return torch.export.export(
+                exported = torch.export.export(
                     self.module, self.inputs, dynamic_shapes=self.dynamic_shapes, strict=False
                 )
         except Exception as error:
@@ -54,6 +54,11 @@ class Capture:
                 expected="a model whose control flow does not depend on tensor values",
                 hint="leave out --dynamic; if that fails too, report the model's config.json",
             ) from error
+
+        # The range of a size like 2*batch follows from that of batch; an archive names symbols.
+        for size in [s for s in exported.range_constraints if not s.is_Symbol]:
+            del exported.range_constraints[size]
+        return exported
 
     def differences(self, exported: ExportedProgram) -> dict[str, float]:
         """Return the largest difference to the reference, for each input by its shapes.

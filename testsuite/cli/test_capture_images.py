@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -9,6 +11,7 @@ from tokopt.cli.capture_logits import prepare
 from tokopt.cli.capture_request import Request
 from tokopt.cli.capture_tiles import images_or_sized
 from tokopt.ir.errors import InputError
+from tokopt.ir.load import load
 
 FREE = Request(dynamic=frozenset({"batch"}))
 
@@ -66,14 +69,22 @@ def test_a_tower_without_a_class_token_is_captured_too(
     assert max(case.differences(case.trace()).values()) <= 1e-5
 
 
-def test_a_prompt_of_three_images_is_three_runs_and_their_pixels() -> None:
+def test_a_prompt_of_three_images_is_three_runs_and_their_pixels(tmp_path: Path) -> None:
     model = llava.model(attention="sdpa", seed=0, layers=1)
     case = prepare(images, model, Request(images=3, dynamic=frozenset({"batch"})), {})
     pixels, ids = case.inputs
     assert len(pixels) == 6 and case.facts["visual_tokens"] == 3 * llava.VISUAL
     starts = (ids == llava.IMAGE_TOKEN).int().diff(dim=1).clamp(min=0).sum(1)
     assert starts.tolist() == [3, 3]
-    assert max(case.differences(case.trace()).values()) <= 1e-5
+    exported = case.trace()
+    assert max(case.differences(exported).values()) <= 1e-5
+    torch.export.save(exported, tmp_path / "three.pt2")
+    pixels, ids = (
+        node.meta["val"].shape[0]
+        for node in load(tmp_path / "three.pt2").main.graph.nodes
+        if node.name in ("pixel_values", "input_ids")
+    )
+    assert pixels == 3 * ids
 
 
 def test_a_config_without_a_placeholder_is_an_input_error() -> None:
