@@ -21,11 +21,16 @@ class Request:
     """Sizes of the graph; ``None`` means the model's own.
 
     ``image_size`` is (height, width) in pixels, ``prompt_length`` counts image placeholders too.
+    ``images`` and ``frames`` (of a video) are per prompt.  ``padding``: the program takes an
+    ``attention_mask``.
     """
 
     image_size: tuple[int, int] | None = None
     prompt_length: int | None = None
     dynamic: frozenset[str] = frozenset()
+    images: int = 1
+    frames: int | None = None
+    padding: bool = False
 
     @property
     def free_batch(self) -> bool:
@@ -44,13 +49,21 @@ class Request:
         comparison always has another sample of the traced size: values may have been baked in too.
         """
         if not self.free_batch:
-            return [(1, length), (1, length), *([(1, length + 7)] if self.free_length else [])]
+            third = [(1, length + 7 * self.free_length)]  # unpadded where rows are padded
+            return [(1, length), (1, length), *(third if self.free_length or self.padding else [])]
         return [(2, length), (2, length), (1, length), (3, length + 7 * self.free_length)]
 
 
 def noise(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
     """Return standard normal values, as normalised pixels are about; the same for one seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def count(text: str) -> int:
+    """Parse a positive number for argparse."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 4096")
+    return int(text)
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -92,14 +92,14 @@ def read_image_processor(folder: Path) -> dict[str, Any]:
     return nested if isinstance(nested, dict) else read_json(folder, "preprocessor_config.json")
 
 
-def load(folder: Path, auto_class: str, dtype: torch.dtype) -> Any:
+def load(folder: Path, auto_class: str, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """Load the model in ``dtype``, eval, no gradients; every weight must be in the files."""
     transformers = import_transformers()
     try:
         model, info = getattr(transformers, auto_class).from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

@@ -1,7 +1,8 @@
-"""How ViT and DINOv2 are captured: pixels to class logits, or to the backbone's tokens."""
+"""How vision transformers are captured: pixels to class logits, or to the backbone's tokens."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.export import Dim
 
 from tokopt.cli.capture import Capture
 from tokopt.cli.capture_request import Request, noise
+from tokopt.cli.capture_visual import pixel_pair
 from tokopt.ir.errors import InputError, UnsupportedError
 
 
@@ -43,23 +45,29 @@ def auto_class(config: Mapping[str, Any]) -> str:
 
 def prepare(model: Any, request: Request, processor: Mapping[str, Any]) -> Capture:
     """Build samples for ``model`` at the requested, else the processor's, else its own size."""
-    if request.prompt_length is not None or request.free_length:
+    asked = (request.prompt_length, request.frames, request.images > 1, request.padding)
+    if any(asked) or request.free_length:
         raise InputError(
             f"{model.config.model_type} reads no prompt",
-            expected="neither --prompt-length nor --dynamic length",
+            expected="no --prompt-length, --images, --frames, --padding or --dynamic length",
         )
-    own = _pair(model.config.image_size)
+    if request.free_batch and model.config.model_type == "pixtral":
+        raise UnsupportedError(
+            "the batch of pixtral cannot be left free: patches of all images are packed",
+            hint="leave out --dynamic",
+        )
+    own = pixel_pair(model.config.image_size)
     height, width = request.image_size or _processor_size(processor) or own
-    patch = _pair(model.config.patch_size)
+    patch = pixel_pair(model.config.patch_size)
     if height % patch[0] or width % patch[1]:
         raise InputError(
             f"an image of {height}x{width} is no whole number of patches",
             expected=f"multiples of {patch[0]}x{patch[1]} pixels",
             hint="--image-size",
         )
-    settings = {}
-    if (height, width) != own and model.config.model_type == "vit":  # DINOv2 does so by itself
-        settings["interpolate_pos_encoding"] = True
+    # Where the library does not interpolate its position table by itself it is asked to.
+    asks = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    settings = {"interpolate_pos_encoding": True} if asks and (height, width) != own else {}
     output = "logits" if hasattr(model, "classifier") else "last_hidden_state"
     module = ImageOutput(model, output, settings)
     samples = [
@@ -71,10 +79,6 @@ def prepare(model: Any, request: Request, processor: Mapping[str, Any]) -> Captu
     facts: dict[str, int | str] = {"image_size": f"{height}x{width}", "output": output}
     facts["visual_tokens"] = visual
     return Capture(module, module, samples[0], tuple(samples[1:]), shapes, facts)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _processor_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -47,6 +47,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="tokens of input_ids, image placeholders included (default: image and 64 more)",
     )
     parser.add_argument(
+        "--images", type=capture_request.count, default=1, metavar="N", help="images per prompt"
+    )
+    parser.add_argument(
+        "--frames", type=capture_request.count, metavar="N", help="frames of the video per prompt"
+    )
+    parser.add_argument(
+        "--padding",
+        action="store_true",
+        help="take an attention_mask, 0 where a prompt is padded (left or right)",
+    )
+    parser.add_argument(
         "--dynamic",
         type=capture_request.dynamic,
         default=frozenset(),
@@ -72,7 +83,14 @@ def run(args: argparse.Namespace) -> int:
     folder = resolve(args.model)
     config = read_config(folder)
     family = family_of(config, str(folder))
-    request = Request(args.image_size, args.prompt_length, args.dynamic)
+    request = Request(
+        args.image_size,
+        args.prompt_length,
+        args.dynamic,
+        images=args.images,
+        frames=args.frames,
+        padding=args.padding,
+    )
     report: dict[str, Any] = {"output": str(output), "model_type": config["model_type"]}
     report |= {"dtype": args.dtype, "dynamic": sorted(request.dynamic)}
     # A wrong mask or position hides under the rounding of 16 bits, so float32 comes first always.
@@ -99,7 +117,7 @@ def _capture(
     if dtype != "float32":
         most = max(most, TOLERANCES[dtype])
     _say(f"loading {folder} in {dtype}")
-    model = load(folder, family.auto_class(config), DTYPES[dtype])
+    model = load(folder, family.auto_class(config), DTYPES[dtype], family.attention)
     capture = family.prepare(model, request, read_image_processor(folder))
     _say(f"capturing, {', '.join(f'{k} {v}' for k, v in capture.facts.items())}")
     exported = capture.trace()

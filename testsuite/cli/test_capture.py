@@ -56,3 +56,36 @@ def test_differences_are_relative_to_large_outputs_only() -> None:
 @pytest.mark.parametrize("bad", [[math.nan, 0.0], [math.inf, 0.0], [0.0]])
 def test_wrong_shapes_and_values_that_are_not_finite_differ_infinitely(bad: list[float]) -> None:
     assert largest_difference(torch.tensor(bad), torch.zeros(2)) == math.inf
+
+
+class Padded(nn.Module):
+    """Rows are doubled; ``noise`` is added where the mask is 0."""
+
+    def __init__(self, noise: float, kept: float = 0.0) -> None:
+        super().__init__()
+        self.noise, self.kept = noise, kept
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return 2 * x + torch.where(mask.bool(), self.kept, self.noise)[..., None]
+
+
+@pytest.mark.parametrize(("kept", "difference"), [(0.0, 0.0), (0.5, 0.5)])
+def test_only_rows_that_are_not_padding_are_compared(kept: float, difference: float) -> None:
+    inputs = (torch.rand(1, 3, 2) / 2, torch.tensor([[0, 1, 1]]))
+    case = Capture(Padded(9.0, kept), Padded(0.0), inputs, (), None, {}, padding=1)
+    assert list(case.differences(case.trace()).values()) == [pytest.approx(difference)]
+
+
+class AtLeastFour(nn.Module):
+    """What it does is decided by its size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] > 3 else x * 2 + 1
+
+
+def test_a_size_that_a_guard_refuses_is_an_unsupported_capture() -> None:
+    shapes = ({0: torch.export.Dim.AUTO},)
+    case = Capture(AtLeastFour(), Double(), (torch.ones(5, 2),), ((torch.ones(2, 2),),), shapes, {})
+    with pytest.raises(UnsupportedError, match="does not run at other sizes") as caught:
+        case.differences(case.trace())
+    assert isinstance(caught.value.__cause__, AssertionError)

@@ -81,7 +81,7 @@ def test_a_folder_without_a_usable_config_is_an_input_error(
 
 def test_an_unknown_model_type_names_the_known_ones() -> None:
     with pytest.raises(UnsupportedError) as caught:
-        family_of({"model_type": "swin"}, "folder")
+        family_of({"model_type": "beit"}, "folder")
     assert all(kind in str(caught.value) for kind in FAMILIES) and caught.value.exit_code == 3
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from testsuite.zoo import llava, qwen2_5_vl
+from testsuite.zoo import gemma3, llava, qwen2_5_vl
 from testsuite.zoo.weights import randomise
 
-from tokopt.cli import capture, capture_llava, export
+from tokopt.cli import capture, export
+from tokopt.cli.capture_logits import PromptLogits
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
+from tokopt.ir.load import load
 
 VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
 
@@ -25,6 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "llava": llava.model(attention="sdpa", seed=0, layers=2),
         "qwen": qwen2_5_vl.model(attention="sdpa", seed=0, vision_layers=2, layers=2),
         "vit": randomise(classifier, 0),
+        "gemma3": gemma3.model("sdpa", 0),
         "dinov2": randomise(transformers.Dinov2Model(transformers.Dinov2Config(**VIT)), 0),
     }.items():
         model.save_pretrained(folder / name)
@@ -79,6 +82,21 @@ def test_qwen_is_exported_for_the_asked_image_with_positions_as_an_input(
     }
 
 
+def test_padded_prompts_of_several_images_are_loaded_again_and_checked_on_every_side(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--images", 2, "--padding", "--dynamic", "length", "--prompt-length", 29)
+    assert run(models / "gemma3", "-o", tmp_path / "g.pt2", *options, "--json") == 0
+    said = report(capsys)
+    assert said["visual_tokens"] == 18 and said["difference"] <= 1e-4
+    assert said["inputs"] == {
+        "pixel_values": [2, 3, 48, 48],
+        "input_ids": [1, 29],
+        "attention_mask": [1, 29],
+    }
+    assert load(tmp_path / "g.pt2").main.graph_signature.user_inputs == tuple(said["inputs"])
+
+
 def test_a_vit_in_half_precision_is_compared_in_float32_first(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,12 +133,12 @@ def test_the_image_size_is_the_users_else_the_processors_else_the_models(
 def test_a_capture_that_is_not_the_model_is_refused_and_nothing_is_written(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = capture_llava.LlavaLogits._features
+    plain = PromptLogits.call
 
-    def reversed_rows(self: capture_llava.LlavaLogits, pixels: torch.Tensor) -> torch.Tensor:
-        return plain(self, pixels).flip(0)
+    def images_of_other_items(self: PromptLogits, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        return plain(self, {**given, "pixel_values": given["pixel_values"].flip(0)})
 
-    monkeypatch.setattr(capture_llava.LlavaLogits, "_features", reversed_rows)
+    monkeypatch.setattr(PromptLogits, "call", images_of_other_items)
     with pytest.raises(GateError, match="differs from the model"):
         run(models / "llava", "-o", tmp_path / "x.pt2", "--dynamic", "batch")
     assert list(tmp_path.iterdir()) == []
@@ -150,6 +168,9 @@ def test_an_existing_file_survives_a_failed_export(models: Path, tmp_path: Path)
     [
         ("llava", ["--image-size", "56x56"], "48x48"),
         ("llava", ["--prompt-length", "37"], "38 "),
+        ("llava", ["--prompt-length", "74", "--images", "2"], "75 "),
+        ("llava", ["--frames", "2"], "reads no video"),
+        ("vit", ["--padding"], "reads no prompt"),
         ("vit", ["--prompt-length", "37"], "reads no prompt"),
         ("dinov2", ["--dynamic", "length"], "reads no prompt"),
         ("qwen", ["--image-size", "60x60"], "multiples of 16"),
@@ -178,7 +199,9 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
         run(models / "vit", "-o", tmp_path / output)
 
 
-@pytest.mark.parametrize("words", ["--dynamic depth", "--image-size 0x4", "--dtype x"])
+@pytest.mark.parametrize(
+    "words", ["--dynamic depth", "--image-size 0x4", "--dtype x", "--images 0", "--frames x"]
+)
 def test_a_malformed_option_exits_with_2(tmp_path: Path, words: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run("m", "-o", tmp_path / "x.pt2", *words.split())

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.export import Dim
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tokopt.cli.capture_llava import LlavaLogits
+from tokopt.cli.capture_images import images
+from tokopt.cli.capture_logits import PlainLogits, PromptLogits
 from tokopt.cli.capture_prompt import sample_prompt
+from tokopt.cli.capture_request import Request
 
 IMAGE_SIZE, PATCH = 48, 8
 VISUAL = (IMAGE_SIZE // PATCH) ** 2
@@ -79,8 +81,9 @@ def build(
         shapes = ({0: size}, {0: size, 1: tokens})
         others += [inputs(1, length, seed + 2), inputs(3, length + 5, seed + 3)]
         others += [inputs(1, VISUAL + 2, seed + 4)]
-    wrapped = LlavaLogits(model(attention=attention, seed=seed), free_batch=dynamic)
-    exported = capture(wrapped, traced, shapes)
-    twin = LlavaLogits(model(attention="eager", seed=seed)).eval()
+    core, plain = model(attention=attention, seed=seed), model(attention="eager", seed=seed)
+    form, names = images(core, Request(), {}), ("pixel_values", "input_ids")
+    exported = capture(PromptLogits(core, form, names), traced, shapes)
+    twin = PlainLogits(plain, form, names).eval()
     kind = f"{'dynamic' if dynamic else f'b{batch}'}-{attention}"
     return Sample(f"llava-{kind}", exported, traced, twin, tuple(others))

@@ -7,10 +7,15 @@ from testsuite.zoo.weights import noise, randomise
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from tokopt.cli.capture_logits import PlainLogits, PromptLogits
+from tokopt.cli.capture_packed import packed
 from tokopt.cli.capture_prompt import sample_prompt
-from tokopt.cli.capture_qwen2_5_vl import Grid, QwenLogits, positions
+from tokopt.cli.capture_request import Request
+from tokopt.cli.capture_visual import Visual
 
 PATCH, TEMPORAL, MERGE, CHANNELS = 8, 2, 2, 3
+Grid = tuple[int, int, int]
+NAMES = ("pixel_values", "input_ids", "position_ids")
 TEXT_VOCABULARY, IMAGE_TOKEN, VIDEO_TOKEN = 196, 196, 197
 
 
@@ -60,6 +65,11 @@ def model(
     return randomise(built.eval().requires_grad_(False), seed)
 
 
+def form(core: Qwen2_5_VLForConditionalGeneration, grid: Grid) -> Visual:
+    """Return the visual input of one image of ``grid`` patches."""
+    return packed(core, Request((grid[1] * PATCH, grid[2] * PATCH)), {})
+
+
 def inputs(
     core: Qwen2_5_VLForConditionalGeneration, grid: Grid, text: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +82,7 @@ def inputs(
     return (
         noise(patches, CHANNELS * TEMPORAL * PATCH**2, seed=seed),
         ids,
-        positions(core, ids, grid),
+        form(core, grid).extras["position_ids"].sample(ids, None),
     )
 
 
@@ -89,7 +99,8 @@ def build(
     core = model(attention=attention, seed=seed)
     traced = inputs(core, grid, text, seed)
     others = (inputs(core, grid, text, seed + 1), inputs(core, grid, text, seed + 2))
-    exported = capture(QwenLogits(core, grid), traced)
-    twin = QwenLogits(model(attention="eager", seed=seed), grid).eval()
+    exported = capture(PromptLogits(core, form(core, grid), NAMES), traced)
+    plain = model(attention="eager", seed=seed)
+    twin = PlainLogits(plain, form(plain, grid), NAMES).eval()
     shape = "x".join(map(str, grid))
     return Sample(f"qwen2_5_vl-{shape}-{attention}", exported, traced, twin, others)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from testsuite.zoo import qwen2_5_vl
 
-from tokopt.cli.capture_qwen2_5_vl import PlainQwen, QwenLogits, prepare
+from tokopt.cli.capture_logits import PlainLogits, PromptLogits, prepare
+from tokopt.cli.capture_packed import packed
 from tokopt.cli.capture_request import Request
 
 GRID = (1, 8, 12)
@@ -22,22 +23,23 @@ def test_the_default_image_is_one_the_processor_can_produce(
     processor: dict[str, object], size: str
 ) -> None:
     model = qwen2_5_vl.model(attention="sdpa", seed=0, vision_layers=1, layers=1)
-    assert prepare(model, Request(), processor).facts["image_size"] == size
+    assert prepare(packed, model, Request(), processor).facts["image_size"] == size
 
 
 def test_constants_and_given_positions_give_the_logits_the_library_gives() -> None:
     model = qwen2_5_vl.model(attention="sdpa", seed=0, vision_layers=2, layers=2)
+    form = qwen2_5_vl.form(model, GRID)
     pixels, ids, positions = qwen2_5_vl.inputs(model, GRID, 10, seed=1)
     with torch.no_grad():
-        want = PlainQwen(model, GRID)(pixels, ids, positions)
-        got = QwenLogits(model, GRID)(pixels, ids, positions)
-        shifted = QwenLogits(model, GRID)(pixels, ids, positions.flip(0))
+        want = PlainLogits(model, form, qwen2_5_vl.NAMES)(pixels, ids, positions)
+        got = PromptLogits(model, form, qwen2_5_vl.NAMES)(pixels, ids, positions)
+        shifted = PromptLogits(model, form, qwen2_5_vl.NAMES)(pixels, ids, positions.flip(0))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     assert float((shifted - want).abs().max()) > 1e-2  # the positions are read
 
 
 def test_masks_of_the_decoder_are_not_baked_into_the_graph() -> None:
     model = qwen2_5_vl.model(attention="sdpa", seed=0, vision_layers=2, layers=2)
-    case = prepare(model, Request((64, 96), 40), {})
+    case = prepare(packed, model, Request((64, 96), 40), {})
     lifted = [t.shape for t in case.trace().constants.values() if isinstance(t, torch.Tensor)]
     assert lifted and not any(shape[-2:] == (40, 40) for shape in lifted)

@@ -1,0 +1,23 @@
+"""CLIP's vision tower: a class token, norm in front of the first layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testsuite.zoo.sample import Sample
+from testsuite.zoo.tiny import VISION, sample, tiny
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from tokopt.cli.capture_request import Request
+
+REQUEST = Request()
+
+
+def model(attention: str, seed: int) -> Any:
+    """Return the tiny model."""
+    return tiny(CLIPVisionModel, CLIPVisionConfig(**VISION), attention, seed)
+
+
+def build(request: Request = REQUEST, seed: int = 0) -> Sample:
+    """Export the backbone's tokens."""
+    return sample("clip_vision", model, request, seed)
