@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.joined_sizes import JoinedSizes
 from tokopt.ir.links import Link, outputs_by_name
-from tokopt.ir.trace import compute_value
+from tokopt.ir.trace import Known, compute_value
 
 
 def chain(links: Sequence[Link], main: str) -> list[str]:
@@ -112,7 +112,7 @@ class _Joining:
 
     def copy_calls(self, name: str) -> None:
         """Add one program's calls; its linked inputs are the outputs of those before it."""
-        nodes, known = self.nodes[name], dict[str, Any]()
+        nodes, known = self.nodes[name], Known()
         for node in self.graphs[name].graph.nodes:
             if node.op == "placeholder" and node not in nodes:
                 link = self.links[name, node.name]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from tokopt.ir.dims import operator_name
-from tokopt.ir.facts import Facts, Merge
+from tokopt.ir.facts import Facts
+from tokopt.ir.merge import Merge
 
 SAME_VALUES = frozenset(
     f"aten::{name}" for name in "unsqueeze expand expand_as clone to _to_copy alias view_as".split()
