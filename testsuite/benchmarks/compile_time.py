@@ -27,7 +27,9 @@ from testsuite.zoo.sample import capture
 from torch.export import Dim, ExportedProgram
 from transformers import LlavaForConditionalGeneration
 
-from tokopt.cli.capture_llava import LlavaLogits
+from tokopt.cli.capture_images import images
+from tokopt.cli.capture_logits import PromptLogits
+from tokopt.cli.capture_request import Request
 from tokopt.ir.facts import analyse
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.apply_plan import apply_plan
@@ -64,7 +66,9 @@ def vlm(depth: int) -> tuple[ExportedProgram, tuple[Stage, ...]]:
     model: Any = LlavaForConditionalGeneration(config)
     shapes = (batch := {0: Dim("batch", min=1)}, {**batch, 1: Dim("length", min=llava.VISUAL + 2)})
     given = llava.inputs(2, llava.VISUAL + 9, seed=0)
-    exported = capture(LlavaLogits(model, free_batch=True).eval(), given, shapes)
+    form = images(model, Request(), {})
+    module = PromptLogits(model, form, ("pixel_values", "input_ids")).eval()
+    exported = capture(module, given, shapes)
     stages = (Stage("vision:end", "vtc_cls", 18), Stage(f"decoder:{depth // 4}", "fastv", 4))
     return exported, stages
 

@@ -8,30 +8,13 @@ import torch
 from testsuite.zoo import llava
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tokopt.cli.capture_llava import LlavaLogits
+from tokopt.cli.capture_images import images
+from tokopt.cli.capture_logits import PromptLogits
+from tokopt.cli.capture_request import Request
 
 VISUAL, IMAGE_TOKEN = llava.VISUAL, llava.IMAGE_TOKEN
 Inputs = dict[str, Tensor]
-
-
-class PaddedLlava(LlavaLogits):
-    """``(pixel_values, input_ids [B, S], attention_mask [B, S]) -> logits [B, S, V]``."""
-
-    def forward(  # type: ignore[override]
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> Tensor:
-        """Return the logits of every position."""
-        features: list[Tensor] = [self._features(pixel_values)]
-        given = {"image": BaseModelOutputWithPooling(None, features)}  # type: ignore[arg-type]
-        return self.model(
-            input_ids=input_ids,
-            pixel_values=None,
-            attention_mask=attention_mask,
-            mm_encoder_outputs=given,
-            use_cache=False,
-        ).logits
 
 
 def items(seed: int = 0) -> list[Inputs]:
@@ -68,7 +51,9 @@ def exported(attention: str) -> ExportedProgram:
     model = llava.model(attention=attention, seed=0)
     size, length = Dim("batch", min=1, max=64), Dim("length", min=VISUAL + 2, max=256)
     shapes = ({0: size}, {0: size, 1: length}, {0: size, 1: length})
-    module = PaddedLlava(model, free_batch=True).eval().requires_grad_(False)
+    names = ("pixel_values", "input_ids", "attention_mask")
+    module = PromptLogits(model, images(model, Request(), {}), names)
+    module = module.eval().requires_grad_(False)
     with torch.no_grad():
         return torch.export.export(
             module, tuple(batch("left").values()), dynamic_shapes=shapes, strict=False
