@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from tokopt.ir.axis import Axis
+from tokopt.ir.axis import Axis, Place, locate
 from tokopt.ir.call import Call, Uses
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import length_of
@@ -32,6 +32,29 @@ class Dims:
     outs: Mapping[fx.Node, list[list[Axis]]]
     uses: Mapping[fx.Node, Uses]
     learned: frozenset[fx.Node]
+    _places: dict[tuple[Axis, Axis], Place | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _atoms: dict[Axis, list[Axis]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def locate(self, dim: Axis, tokens: Axis) -> Place | None:
+        """Return where ``tokens`` lies inside ``dim`` (``axis.locate``), remembered.
+
+        Axes do not change any more once they are all inferred.
+        """
+        key = (dim.root, tokens.root)
+        if key not in self._places:
+            self._places[key] = locate(*key)
+        return self._places[key]
+
+    def atoms(self, axis: Axis) -> list[Axis]:
+        """Return the finest pieces of an axis, remembered."""
+        root = axis.root
+        if root not in self._atoms:
+            self._atoms[root] = root.atoms()
+        return self._atoms[root]
 
     def axis(self, node: fx.Node, dim: int) -> Axis:
         """Return the axis of one dim."""

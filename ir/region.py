@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from tokopt.ir.axis import Axis, locate
+from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims, is_factory, operator_name
 from tokopt.ir.holes import Barrier, Hole, Holes, holes_of, mix_reason, spread, touched, united
 from tokopt.ir.layout import lead_axes
@@ -101,9 +101,7 @@ def plan_region(
             region.merges.append(node)
         elif result:
             holes[node] = result
-            if operator_name(node) not in {*MOVES, "getitem"} or any(
-                a in computed for a in operands
-            ):
+            if operator_name(node) not in MOVED or any(a in computed for a in operands):
                 computed.add(node)
     region.holes = set(holes)
     return region
@@ -115,12 +113,12 @@ def _in_place(
     """Return whether a value's holes are the rows that were dropped: it can be gathered again."""
     axes = dims.axes.get(node, [])
     found = [(axis, touched(axis, holes)) for axis in axes]
-    together = all(any(locate(axis, item) is not None for axis in axes) for item in items)
+    together = all(any(dims.locate(axis, item) is not None for axis in axes) for item in items)
     return (
         together
         and any(here for _, here in found)
         and all(
-            locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
+            dims.locate(axis, tokens) is not None and not any(hole.moved for hole in here.values())
             for axis, here in found
             if here
         )
@@ -129,13 +127,13 @@ def _in_place(
 
 def _carries(dims: Dims, node: fx.Node, tokens: Axis) -> bool:
     every = [dims.axes[node]] if node in dims.axes else dims.outs.get(node, [])
-    return any(locate(axis, tokens) is not None for axes in every for axis in axes)
+    return any(dims.locate(axis, tokens) is not None for axes in every for axis in axes)
 
 
 def _items(dims: Dims, value: fx.Node, tokens: Axis) -> tuple[Axis, ...]:
     """Return the batch axes of the value that is cut."""
     axes = dims.axes[value]
-    dim = next((d for d, axis in enumerate(axes) if locate(axis, tokens) is not None), None)
+    dim = next((d for d, axis in enumerate(axes) if dims.locate(axis, tokens) is not None), None)
     return () if dim is None else lead_axes(axes, dim, tokens)
 
 
@@ -149,10 +147,10 @@ def _takes_items_apart(
     if operator_name(node) == "getitem":
         return False
     outs = dims.outs.get(node) or [dims.axes.get(node, [])]
-    passing = [axes for axes in outs if any(locate(a, tokens) is not None for a in axes)]
+    passing = [axes for axes in outs if any(dims.locate(a, tokens) is not None for a in axes)]
     return any(
-        any(locate(a, item) is not None for a in dims.axes.get(operand, []))
-        and not all(any(locate(a, item) is not None for a in axes) for axes in passing)
+        any(dims.locate(a, item) is not None for a in dims.axes.get(operand, []))
+        and not all(any(dims.locate(a, item) is not None for a in axes) for axes in passing)
         for operand in carried
         for item in items
     )
@@ -173,24 +171,24 @@ def _judge(
         return True
     uses = dims.uses[node]
     outs = dims.outs.get(node) or [dims.axes[node]]
-    pieces = {atom for atom in tokens.atoms() if not is_one(atom.length)}
-    passes = any(locate(axis, tokens) is not None for axes in outs for axis in axes)
-    broken = any(atom in pieces for axes in outs for axis in axes for atom in axis.atoms())
+    pieces = {atom for atom in dims.atoms(tokens) if not is_one(atom.length)}
+    passes = any(dims.locate(axis, tokens) is not None for axes in outs for axis in axes)
+    broken = any(atom in pieces for axes in outs for axis in axes for atom in dims.atoms(axis))
     for operand in carried:
         for dim, axis in enumerate(dims.axes.get(operand, [])):
-            if locate(axis, tokens) is None:
+            if dims.locate(axis, tokens) is None:
                 continue
             for mix in (m for m in uses.mixes if (m.operand, m.dim) == (operand, dim)):
                 if mix.factor is None:
                     read = united(touched(axis, dropped).values()).sources
                     return Barrier(node, mix_reason(mix.reason, axis), read)
-                if any(atom in pieces for atom in mix.factor.atoms()):
+                if any(atom in pieces for atom in dims.atoms(mix.factor)):
                     return False  # some of the tokens are in one window: not all need be dropped
             if any((m.operand, m.dim) == (operand, dim) for m in uses.moves):
                 return False
             for pick in uses.picks:
                 if (pick.operand, pick.dim) == (operand, dim) and not _outside(
-                    pick.start, pick.length, axis, tokens, last_row_kept
+                    pick.start, pick.length, axis, dims, tokens, last_row_kept
                 ):
                     return False
             picked = any((p.operand, p.dim) == (operand, dim) for p in uses.picks)
@@ -199,9 +197,11 @@ def _judge(
     return not (broken and not passes)
 
 
-def _outside(start: object, length: object, axis: Axis, tokens: Axis, last_row_kept: bool) -> bool:
+def _outside(
+    start: object, length: object, axis: Axis, dims: Dims, tokens: Axis, last_row_kept: bool
+) -> bool:
     """Return whether a range of rows does not touch the token axis, or holds all of it."""
-    place = locate(axis, tokens)
+    place = dims.locate(axis, tokens)
     if place is not None and place.whole:
         whole = same_length(start, 0) and same_length(length, axis.root.length)
         end = same_length(total([start, length]), axis.root.length)
@@ -227,6 +227,9 @@ def _is_merge(node: fx.Node, carried: list[fx.Node], tainted: Mapping[fx.Node, H
     written = node.all_input_nodes[-1]
     return base is not written and (written in carried or written in tainted)
 
+
+MOVED = MOVES | {"getitem"}
+"""Calls whose results are rows as they were."""
 
 THREAD = "aten::alias"
 """Where layers begin to read another stream across (``ir/cross.py``): holes leave there."""
