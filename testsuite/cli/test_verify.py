@@ -105,7 +105,7 @@ def test_a_target_that_computes_something_else_fails_its_gate(
 ) -> None:
     eager = find("eager")
     wrong: Any = SimpleNamespace(
-        name="wrong", open=lambda folder: lambda inputs: change(eager.open(folder)(inputs))
+        name="wrong", open=lambda *where: lambda inputs: change(eager.open(*where)(inputs))
     )
     names = [spec.name for spec in read_manifest(built).signature.outputs]
     program, inputs = load(built / "program.pt2").main, {"images": pictures}
