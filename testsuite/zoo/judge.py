@@ -48,7 +48,7 @@ def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> d
     """Return the record of a model: a JSON object with a reason wherever a value is missing."""
     start = time.perf_counter()
     record: dict[str, Any] = {"name": name, "summary": registry.summary(name), "plans": []}
-    sample = registry.build(name)
+    sample = registry.make(name)
     record["export"] = max(differences(sample))
     record["nodes"] = len(sample.exported.graph.nodes)
     record["export_seconds"] = round(time.perf_counter() - start, 1)
