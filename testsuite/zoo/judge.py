@@ -101,12 +101,19 @@ def described(stack: TokenStack) -> dict[str, Any]:
         "count": str(stack.count),
         "protected": stack.protected,
         "relay": stack.relay,
-        "merge": None if stack.boundary is None else str(stack.boundary.target).split(".")[1],
+        "merge": _entry(stack),
         "legal": sum(site.legal for site in stack.sites),
         "sites": len(stack.sites),
         "groups": groups,
         "barriers": barriers,
     }
+
+
+def _entry(stack: TokenStack) -> str | None:
+    """Return how visual rows come into a stack, if they do."""
+    if stack.merge is not None:
+        return str(stack.merge.node.target).split(".")[1]
+    return None if stack.boundary is None else "cross-attention"
 
 
 def chosen_places(facts: Facts) -> Places:
