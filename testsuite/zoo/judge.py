@@ -48,7 +48,7 @@ def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> d
     """Return the record of a model: a JSON object with a reason wherever a value is missing."""
     start = time.perf_counter()
     record: dict[str, Any] = {"name": name, "summary": registry.summary(name), "plans": []}
-    sample = registry.build(name)
+    sample = registry.make(name)
     record["export"] = max(differences(sample))
     record["nodes"] = len(sample.exported.graph.nodes)
     record["export_seconds"] = round(time.perf_counter() - start, 1)
@@ -101,12 +101,19 @@ def described(stack: TokenStack) -> dict[str, Any]:
         "count": str(stack.count),
         "protected": stack.protected,
         "relay": stack.relay,
-        "merge": None if stack.boundary is None else str(stack.boundary.target).split(".")[1],
+        "merge": _entry(stack),
         "legal": sum(site.legal for site in stack.sites),
         "sites": len(stack.sites),
         "groups": groups,
         "barriers": barriers,
     }
+
+
+def _entry(stack: TokenStack) -> str | None:
+    """Return how visual rows come into a stack, if they do."""
+    if stack.merge is not None:
+        return str(stack.merge.node.target).split(".")[1]
+    return None if stack.boundary is None else "cross-attention"
 
 
 def chosen_places(facts: Facts) -> Places:

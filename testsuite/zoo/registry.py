@@ -18,7 +18,7 @@ def names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.py") if "\ndef build(" in file.read_text())
 
 
-def build(name: str) -> Sample:
+def make(name: str) -> Sample:
     """Build and export the model called ``name``."""
     sample = importlib.import_module(f"testsuite.zoo.{name}").build()
     assert isinstance(sample, Sample)

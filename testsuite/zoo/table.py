@@ -78,6 +78,7 @@ def row(record: Record) -> list[str]:
     seen = [s for s in stacks if s["role"] != "text"]
     merges = dict.fromkeys(s["merge"] for s in seen if s["merge"])
     relays = [f"{s['role']} {s['relay']}" for s in seen if s["relay"] is not None]
+    compiled = [p for p in plans if "aotinductor" in p]
     identities = [p["identity"] for p in plans if isinstance(p.get("identity"), float)]
     places = [f"{s['role']} {s['legal']}/{s['sites']}{_groups(s)}" for s in seen]
     return [
@@ -90,7 +91,7 @@ def row(record: Record) -> list[str]:
         *(_sides(by, where, stacks) for where in ("vision", "decoder", "both")),
         cell(by["default"]),
         cell([p for p in plans if "onnxruntime-cpu" in p], "onnxruntime-cpu"),
-        cell([p for p in plans if "aotinductor" in p], "aotinductor"),
+        cell(compiled, "aotinductor") if compiled else "not run",
         "see below" if record.get("mlir", "-").count(" ") > 1 else record.get("mlir", "-"),
         f"{record['seconds']:.0f}",
     ]

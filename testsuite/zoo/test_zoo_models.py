@@ -18,10 +18,26 @@ TOLERANCE = 1e-5
 ELSEWHERE = {"llava", "qwen2_5_vl", "dinov2", "handvit"}
 """Models whose rewrites have laws of their own; here they are exported only."""
 
-BARRED: Mapping[str, Mapping[str, str]] = {}
+SHUFFLED = "a learned weight is applied along the dim"
+POOLED = "combines neighbouring rows"
+NO_STACK = {"": "no stack"}
+BARRED: Mapping[str, Mapping[str, str]] = {
+    "gemma3": {"vision": POOLED},
+    "idefics3": {"vision": SHUFFLED},
+    "internvl": {"vision": "normalises over the dim with learned weights"},
+    "llama4": {"vision": SHUFFLED},
+    "llava_next_video": {"vision": POOLED},
+    "mistral3": {"vision": POOLED},
+    "swin": NO_STACK,
+    "swinv2": NO_STACK,
+    "tokenflex": {"vision": POOLED},
+}
 """Model -> role -> words of the reason why no site of that stack is legal."""
 
-REFUSED: Mapping[str, str] = {}
+REFUSED: Mapping[str, str] = {
+    "llama4": "rows are moved to positions computed from them",
+    "mllama": "cannot follow one in the tower",
+}
 """Model -> words of the refusal of a plan that keeps half."""
 
 NAMES = registry.names()
@@ -29,7 +45,7 @@ NAMES = registry.names()
 
 @functools.cache
 def built(name: str) -> Sample:
-    return registry.build(name)
+    return registry.make(name)
 
 
 @functools.cache
@@ -50,6 +66,8 @@ def test_every_stack_that_has_no_legal_site_is_listed_with_its_reason(name: str)
         for stack in facts(name).stacks
         if not any(site.legal for site in stack.sites)
     }
+    if not facts(name).stacks:
+        found = dict(NO_STACK)
     listed = BARRED.get(name, {})
     assert found.keys() == listed.keys()
     assert {role: text for role, text in listed.items() if text not in found[role]} == {}

@@ -44,7 +44,9 @@ TEXT: Mapping[str, Any] = dict(
 
 def tiny(kind: Any, config: Any, attention: str, seed: int) -> Any:
     """Return a ``kind`` of ``config``, eval; weights depend on ``seed``, not on ``attention``."""
-    model = kind._from_config(config, attn_implementation=attention)
+    with torch.random.fork_rng():  # some gates keep what the library draws for them
+        torch.manual_seed(seed)
+        model = kind._from_config(config, attn_implementation=attention)
     return randomise(model.eval().requires_grad_(False), seed)
 
 
