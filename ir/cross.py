@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from tokopt.ir.attention import FUSED, PRODUCTS, SOFTMAX, Attention, find_attention, upstream
-from tokopt.ir.axis import locate
+from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims, operator_name
@@ -37,13 +37,42 @@ class Reading:
 
 
 def find_readings(attentions: list[Attention], dims: Dims, dependence: Dependence) -> list[Reading]:
-    """Return every cross-attention of a graph, in graph order."""
+    """Return every cross-attention of a graph, in graph order.
+
+    Layers of one stream that read the same rows have one source, whatever each does to it first
+    (a norm of its own, say); in a threaded graph it is the reading's own alias.
+    """
+    crossing = _crossing(attentions, dependence)
+    together: dict[tuple[Axis, Axis], list[Attention]] = {}
+    for attention, _ in crossing:
+        streams = (attention.keys.root, attention.queries.root)
+        together.setdefault(streams, []).append(attention)
     found = []
-    for attention, block in _crossing(attentions, dependence):
-        source = _source(attention, dims, dependence)
+    for attention, block in crossing:
+        group = together[attention.keys.root, attention.queries.root]
+        source = (
+            _source([attention], dims, dependence, threaded=True)
+            or _source(group, dims, dependence)
+            or _source([attention], dims, dependence)
+        )
         if source is not None:
             found.append(Reading(block, attention, source))
     return found
+
+
+def _source(
+    attentions: list[Attention], dims: Dims, dependence: Dependence, *, threaded: bool = False
+) -> fx.Node | None:
+    """Return the last value that all keys and values are made of, and that has their rows."""
+    keys = attentions[0].keys
+    operands = [operand for a in attentions for operand in (a.key, a.value)]
+    for node in dependence.common_ancestors(*operands):
+        axes = dims.axes.get(node, [])
+        if node in dims.learned or (threaded and node.target is not ALIAS):
+            continue
+        if any(locate(axis, keys) is not None for axis in axes):
+            return node
+    return None
 
 
 def _crossing(attentions: list[Attention], dependence: Dependence) -> list[tuple[Attention, Block]]:
@@ -51,16 +80,6 @@ def _crossing(attentions: list[Attention], dependence: Dependence) -> list[tuple
     joins = list(dependence.skip_connections())
     around = [(a, enclosing(a, joins, dependence)) for a in attentions]
     return [(a, b) for a, b in around if b is not None and not dependence.reaches(b.entry, a.key)]
-
-
-def _source(attention: Attention, dims: Dims, dependence: Dependence) -> fx.Node | None:
-    """Return the last value that both keys and values are made of, and that has their rows."""
-    common = dependence.common_ancestors(attention.key, attention.value)
-    for node in common:
-        axes = dims.axes.get(node, [])
-        if node not in dims.learned and any(locate(a, attention.keys) is not None for a in axes):
-            return node
-    return None
 
 
 def cross_stacks(readings: list[Reading], dims: Dims) -> list[Stack]:

@@ -40,13 +40,15 @@ class Dependence:
         """Return whether ``target`` is ``source`` or depends on it."""
         return bool(self._ancestors[target] >> self.order[source] & 1)
 
-    def common_ancestors(self, a: fx.Node, b: fx.Node) -> Iterator[fx.Node]:
-        """Yield what both ``a`` and ``b`` are or depend on, the last in graph order first."""
-        both = self._ancestors[a] & self._ancestors[b]
-        while both:
-            index = both.bit_length() - 1
+    def common_ancestors(self, *nodes: fx.Node) -> Iterator[fx.Node]:
+        """Yield what all nodes are or depend on, the last in graph order first."""
+        common = -1
+        for node in nodes:
+            common &= self._ancestors[node]
+        while common:
+            index = common.bit_length() - 1
             yield self._nodes[index]
-            both ^= 1 << index
+            common ^= 1 << index
 
     def reached(self, sources: list[fx.Node], barred: AbstractSet[fx.Node]) -> set[fx.Node]:
         """Return the sources and all values that depend on them by ways around ``barred`` nodes.

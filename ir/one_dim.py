@@ -48,7 +48,7 @@ def _path(
     operand: fx.Node, keys: Axis, dims: Dims, dependence: Dependence
 ) -> tuple[fx.Node, list[fx.Node], fx.Node] | None:
     """Return the value with the rows in several dims, its projections, the view that joins them."""
-    above = dependence.common_ancestors(operand, operand)
+    above = dependence.common_ancestors(operand)
     view = next((n for n in above if _joins(n, keys, dims)), None)
     if view is None:
         return None

@@ -16,7 +16,8 @@ class Form:
     """How the model is written: ``tiles`` of patches are projected apart and joined as keys.
 
     ``ahead``: keys and values of all layers are computed before the first.  ``cross_first``: a
-    layer reads the image before its own words.  ``latents``: learned queries instead of words.
+    layer reads the image before its own words.  ``normed``: each layer has a norm of its own on
+    the image.  ``latents``: learned queries instead of words.
     """
 
     tiles: int = 1
@@ -25,6 +26,7 @@ class Form:
     ahead: bool = False
     cross_first: bool = False
     latents: bool = False
+    normed: bool = False
 
 
 def split(x: Tensor) -> Tensor:
@@ -44,14 +46,15 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, normed: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(HIDDEN)
+        self.before = nn.LayerNorm(HIDDEN) if normed else nn.Identity()
         self.query, self.key = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
         self.value, self.out = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
 
     def read(self, image: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        shape = (batch, -1, HEADS, HIDDEN // HEADS)
+        image, shape = self.before(image), (batch, -1, HEADS, HIDDEN // HEADS)
         key, value = self.key(image).view(shape), self.value(image).view(shape)
         return key.transpose(1, 2), value.transpose(1, 2)
 
@@ -72,7 +75,7 @@ class Captioner(nn.Module):
         self.words = nn.Embedding(11, HIDDEN)
         self.queries = nn.Parameter(torch.zeros(1, WORDS, HIDDEN))
         self.layers = nn.ModuleList([SelfAttention(True) for _ in range(3)])
-        self.readers = nn.ModuleList([CrossAttention() for _ in range(3)])
+        self.readers = nn.ModuleList([CrossAttention(form.normed) for _ in range(3)])
         self.head = nn.Linear(HIDDEN, 11)
 
     def forward(self, pixels: Tensor, words: Tensor) -> Tensor:

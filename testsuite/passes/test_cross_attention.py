@@ -20,6 +20,7 @@ FORMS = {
     "class row": Form(class_row=True),
     "keys computed ahead": Form(ahead=True),
     "image before words": Form(cross_first=True),
+    "a norm of the image in each layer": Form(normed=True),
 }
 PLANS = {
     "in the tower": (Stage("vision:1", "stride", 4),),

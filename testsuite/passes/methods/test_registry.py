@@ -8,6 +8,8 @@ import tokopt.passes.methods
 from tokopt.ir.errors import InputError, InternalError
 from tokopt.passes.methods.registry import METHODS, collect, find_method
 
+ROLES = {"vision", "decoder", "resampler"}
+
 
 def module(name: str, method: object) -> ModuleType:
     made = ModuleType(f"tokopt.passes.methods.{name}")
@@ -53,5 +55,5 @@ def test_methods_cannot_be_changed_by_accident() -> None:
 
 def test_every_method_says_what_it_is() -> None:
     for method in METHODS.values():
-        assert method.paper and method.notes and method.roles <= {"vision", "decoder"}
+        assert method.paper and method.notes and method.roles <= ROLES
         assert method.needs <= {"layers", "relay"} and method.calibrated <= method.roles
