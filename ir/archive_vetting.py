@@ -10,6 +10,7 @@ layouts by plain ones; guards and free metadata are dropped, stack traces and mo
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ from tokopt.ir.archive_targets import check_target
 from tokopt.ir.errors import InputError
 from tokopt.ir.expression_calls import check_symbol
 from tokopt.ir.expressions import parse_expression
+
+_COMPOUND = re.compile(r"(?=.*[*+-])[us0-9 *+-]{3,80}", re.ASCII)
+"""Sizes made of symbols ("2*s43"): torch writes their ranges too, which follow from the others."""
 
 _CONTROL = {code: " " for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if code != 10}
 _QUOTES = {**_CONTROL, ord("\n"): " ", ord('"'): "`", ord("'"): "`", ord("\\"): "/"}
@@ -70,7 +74,9 @@ _RULES: dict[tuple[type, str], Callable[[Any], Any]] = {
     (schema.GraphModule, "metadata"): lambda _: {},
     (schema.GraphModule, "treespec_namedtuple_fields"): lambda _: {},
     (schema.ExportedProgram, "range_constraints"): lambda ranges: {
-        check_symbol(name): vet(limits) for name, limits in ranges.items()
+        check_symbol(name): vet(limits)
+        for name, limits in ranges.items()
+        if not _COMPOUND.fullmatch(name)
     },
     (schema.ExportedProgram, "verifiers"): lambda names: [_dialect(name) for name in names],
     (schema.ExportedProgram, "torch_version"): lambda text: str(text)[:40],

@@ -28,6 +28,15 @@ SIZES = {
 }
 """Operators with one size per output dim, and the argument that holds them."""
 
+POOLS = {
+    f"aten::{name}"
+    for name in (
+        "adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool3d "
+        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
+    ).split()
+}
+"""Operators with one size per pooled dim, the last dims of the output."""
+
 RANGES = {"aten::slice", "aten::select", "aten::narrow"}
 WITH_SIZES = {"aten::split_with_sizes", "aten::unflatten"}
 
@@ -37,6 +46,8 @@ def patch_literals(node: fx.Node, work: Workspace, tokens: Axis, rows: Count, ke
     name = operator_name(node)
     if name in SIZES:
         _sizes(node, SIZES[name], work, tokens, kept)
+    elif name in POOLS:
+        _pooled(node, work, tokens, kept)
     elif name in RANGES:
         _range(node, name, work, tokens, rows, kept)
     elif name == "aten::split_with_sizes":
@@ -52,20 +63,9 @@ def new_size(place: Place, work: Workspace, kept: Count) -> Count:
         for i, child in enumerate(children):
             if i == index:
                 continue
-            length = _known(child.root.length, work)
+            length = work.length(child)
             count = work.plus(count, length) if kind == "+" else work.times(count, length)
     return count
-
-
-def _known(length: Length, work: Workspace) -> Count:
-    if isinstance(length, int):
-        return length
-    for node in work.graph.nodes:
-        shape = getattr(node.meta.get("val"), "shape", None) if node.op == "placeholder" else None
-        for dim, size in enumerate(shape or ()):
-            if not isinstance(size, int) and same_length(size.node.expr, length):
-                return work.size(node, dim)
-    raise UnsupportedError(f"no input has the size {length}")
 
 
 def _argument(node: fx.Node, name: str) -> tuple[Any, int | None]:
@@ -94,6 +94,18 @@ def _sizes(node: fx.Node, argument: str, work: Workspace, tokens: Axis, kept: Co
             free = not place.whole and not inferred and not isinstance(kept, int)
             sizes[dim] = -1 if free else new_size(place, work, kept)
     _set(node, argument, sizes)
+
+
+def _pooled(node: fx.Node, work: Workspace, tokens: Axis, kept: Count) -> None:
+    """Keep the window: as many windows as there are rows left for, no more."""
+    given = _argument(node, "output_size")[0]
+    axes = (work.axes.get(node) or work.facts.dims.outs[node][0])[-len(given) :]
+    places = [locate(axis, tokens) for axis in axes]
+    sizes = [
+        size if place is None else new_size(place, work, kept)
+        for size, place in zip(given, places, strict=True)
+    ]
+    _set(node, "output_size", sizes)
 
 
 def _range(

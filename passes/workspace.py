@@ -20,6 +20,7 @@ from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.lengths import same_length
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
@@ -93,21 +94,20 @@ class Workspace:
         return self.call(aten.sym_size.int, node, dim)
 
     def length(self, axis: Axis) -> Count:
-        """Return the length of an axis that is never cut: an int, or the size of an input."""
-        if isinstance(axis.root.length, int):
-            return axis.root.length
-        if axis.root.parts:
-            whole: Count = 0
-            for part in axis.root.parts:
-                whole = self.plus(self.length(part), whole)
-            return whole
+        """Return the length of an axis that is never cut: an int, or made of inputs' sizes."""
+        length = axis.root.length
+        if isinstance(length, int):
+            return length
         for node in self.graph.find_nodes(op="placeholder"):
-            for dim, own in enumerate(self.axes.get(node, [])):
-                if own.root is axis.root:
+            for dim, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                if not isinstance(size, int) and same_length(size.node.expr, length):
                     return self.size(node, dim)
-        raise UnsupportedError(
-            f"rows beside the token axis have a count no input has ({axis.root.length})"
-        )
+        if not axis.root.parts:
+            raise UnsupportedError(f"rows have a count that no input has ({length})")
+        whole: Count = 0
+        for part in axis.root.parts:
+            whole = self.plus(self.length(part), whole)
+        return whole
 
     def minus(self, a: Count, b: Count) -> Count:
         """Return ``a - b``, folded where both are constants."""
