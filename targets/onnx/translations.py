@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir
 import torch
+from onnxscript.function_libs.torch_lib.ops.core import aten_arange_start_step
 
 from tokopt.targets.onnx.attention import scaled_dot_product_attention
 from tokopt.targets.onnx.operators import Value, ints, number, op
@@ -37,6 +38,27 @@ def rsub_scalar(self: Value, other: float, alpha: float = 1) -> Value:
     """Keep ``1 - x`` one step: the exporter makes it a ``sub`` that no overload takes."""
     scaled = self if alpha == 1 else op.Mul(self, number(alpha, self))
     return op.Sub(number(other, self), scaled)
+
+
+def arange(
+    start: Any,
+    end: Any,
+    step: Any = 1,
+    dtype: int = -1,
+    layout: str = "",
+    device: str = "",
+    pin_memory: bool = False,
+) -> Value:
+    """Count as torch does: from 1/6 to 1 by 1/6 it makes 6 numbers, ``Range`` in fp32 5.
+
+    Fractions are constants: their numbers are written out.
+    """
+    given = (start, end, step)
+    if any(isinstance(x, float) for x in given) and all(isinstance(x, (int, float)) for x in given):
+        wanted = onnx_ir.DataType(dtype) if dtype != -1 else onnx_ir.DataType.FLOAT
+        numbers = torch.arange(start, end, step, dtype=torch.float32).numpy()
+        return op.Constant(value=onnx_ir.tensor(numbers.astype(wanted.numpy())))
+    return aten_arange_start_step(start, end, step, dtype)
 
 
 def squeeze_dims(self: Value, dim: int | Sequence[int]) -> Value:
@@ -70,6 +92,7 @@ def _is_row_mask(self: Value, mask: Value, source: Value) -> bool:
 
 
 TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
+    aten.arange.start_step: arange,
     aten.gather.default: gather,
     aten.masked_scatter.default: masked_scatter,
     aten.rsub.Scalar: rsub_scalar,
