@@ -58,7 +58,9 @@ def described(exported: ExportedProgram) -> dict[str, Any]:
     program = Program.of(exported, "model.pt2")
     found = describe_program(program, analyse(program.main))
     for stack in found["stacks"]:
-        for call in (stack["merge"], *(site["barrier"] for site in stack["sites"])):
+        sites = stack["sites"]
+        reasons = [site[key] for site in sites for key in ("barrier", "grouped_by")]
+        for call in (stack["merge"], *reasons):
             if call is not None:
                 call["line"] = None
     return found
