@@ -68,16 +68,14 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         if kept is not None and boundary is not None:
-            cut = drop_holes(work, head, state, boundary, kept)
-            series.make(cut)
-            stages = [(k, i, stage, cut.after(site)) for k, i, stage, site in stages]
+            series.make(drop_holes(work, head, state, boundary, kept))
         current = head
         for stack, position, stage, site in stages:
             if stack is not current:
                 enter_stack(work, current, stack, state)
                 current = stack
-            method = methods(stage.method)
-            trace, cut = insert_stage(work, stack, site, stage, method, state, plan.seed)
+            method, now = methods(stage.method), series.behind(site)
+            trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
         for role, arrival in fed[id(run)].items():

@@ -58,10 +58,13 @@ class Cut:
         return self._gather(operand, user) if operand is self.value else operand
 
     def after(self, site: Site) -> Site:
-        """Return a site as it is behind the cut: one at the cut value itself is at its rows now."""
-        if site.value is not self.value or (self.value, None) not in self.gathered:
-            return site
-        return replace(site, value=self.gathered[(self.value, None)])
+        """Return a site as it is behind the cut: at the rows that its users read now.
+
+        That is another value where the site's own has all rows: the cut value itself, and one
+        whose dropped rows are holes.
+        """
+        now = self.gathered.get((site.value, None))
+        return site if now is None else replace(site, value=now)
 
     def restored(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Insert, before its user, a short value with its dropped rows back as holes (zeros)."""

@@ -29,6 +29,13 @@ class Series:
         self.work, self.outputs = work, outputs
         self.regions: list[Region] = []
         self.whole: Cut | None = None
+        self.made: list[Cut] = []
+
+    def behind(self, site: Site) -> Site:
+        """Return a site as it is behind all cuts made so far."""
+        for cut in self.made:
+            site = cut.after(site)
+        return site
 
     def plan(self, values: list[fx.Node], stack: TokenStack, sites: list[Site]) -> None:
         """Plan the region downstream of each cut value.  Raises where one is not legal."""
@@ -51,6 +58,7 @@ class Series:
         """Make the next cut: shorten its region, restore the edges no later cut will restore."""
         region, *later = self.regions
         self.regions = later
+        self.made.append(cut)
         cut.shorten(region)
         self.whole = self._composed(cut)
         after = later[0] if later else Region()

@@ -12,6 +12,7 @@ from testsuite.zoo import judge, registry
 from testsuite.zoo.sample import Sample
 
 from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.normalize import normalize
 
 TOLERANCE = 1e-5
@@ -66,6 +67,21 @@ def test_half_of_the_rows_leave_and_the_oracle_agrees(name: str) -> None:
     plan = functools.partial(judge.strided, places[where], 0.5)
     inputs = judge.named(built(name), built(name).all_inputs[-1])
     found = judge.attempt(facts(name), plan, inputs, [])
+    assert found["identity"] == 0.0
+    assert isinstance(found["oracle"], float) and found["oracle"] <= 1e-5, found
+
+
+def test_stages_stand_on_both_sides_of_a_regrouping_that_needs_every_row() -> None:
+    """Between Mllama's two encoders rows are regrouped by tile: full length with holes, and back."""
+    stages = [
+        Stage(f"vision:{depth}", "flowcut", keep) for depth, keep in ((1, 74), (2, 63), (3, 18))
+    ]
+    found = judge.attempt(
+        facts("mllama"),
+        lambda: Plan(tuple(stages)),
+        judge.named(built("mllama"), built("mllama").all_inputs[-1]),
+        [],
+    )
     assert found["identity"] == 0.0
     assert isinstance(found["oracle"], float) and found["oracle"] <= 1e-5, found
 
