@@ -72,7 +72,7 @@ def test_half_of_the_rows_leave_and_the_oracle_agrees(name: str) -> None:
 
 
 def test_stages_stand_on_both_sides_of_a_regrouping_that_needs_every_row() -> None:
-    """Between Mllama's two encoders rows are regrouped by tile: full length with holes, and back."""
+    """Between Mllama's two encoders rows are regrouped by tile, all of them, and back."""
     stages = [
         Stage(f"vision:{depth}", "flowcut", keep) for depth, keep in ((1, 74), (2, 63), (3, 18))
     ]
