@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir
 import torch
 from onnxscript.function_libs.torch_lib.ops.core import aten_arange_start_step
@@ -35,7 +36,16 @@ def sort_stable(
 
 
 def rsub_scalar(self: Value, other: float, alpha: float = 1) -> Value:
-    """Keep ``1 - x`` one step: the exporter makes it a ``sub`` that no overload takes."""
+    """Keep ``1 - x`` one step: the exporter makes it a ``sub`` that no overload takes.
+
+    ``1.0 - n`` of whole numbers is a fraction in torch.
+    """
+    fraction = isinstance(other, float) or isinstance(alpha, float)
+    if fraction and not self.dtype.is_floating_point():
+        whole = op.Cast(self, to=onnx_ir.DataType.FLOAT.value)
+        one = onnx_ir.tensor(np.array(other, np.float32))
+        factor = onnx_ir.tensor(np.array(alpha, np.float32))
+        return op.Sub(op.Constant(value=one), op.Mul(whole, op.Constant(value=factor)))
     scaled = self if alpha == 1 else op.Mul(self, number(alpha, self))
     return op.Sub(number(other, self), scaled)
 

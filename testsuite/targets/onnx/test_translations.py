@@ -18,6 +18,7 @@ class Operators(nn.Module):
             "one minus": 1.0 - x,
             "three minus twice": torch.rsub(x, 3, alpha=2),
             "one minus int": 1 - order,
+            "one minus whole": 1.0 - order,
             "sixths": torch.arange(1 / 6, 1.0, 1 / 6) + 0 * x.sum(),
             "counted": torch.arange(0, x.shape[1], 2) + order[0, 0],
             "not squeezed": x.squeeze(0),
