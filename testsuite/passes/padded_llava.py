@@ -46,8 +46,8 @@ def batch(side: str, seed: int = 0) -> Inputs:
 
 
 @functools.cache
-def exported(attention: str) -> ExportedProgram:
-    """Return the program, traced on the padded batch; about 5 s."""
+def exported(attention: str, *, free: bool = True) -> ExportedProgram:
+    """Return the program, traced on the padded batch, its sizes ``free`` or not; about 5 s."""
     model = llava.model(attention=attention, seed=0)
     size, length = Dim("batch", min=1, max=64), Dim("length", min=VISUAL + 2, max=256)
     shapes = ({0: size}, {0: size, 1: length}, {0: size, 1: length})
@@ -56,5 +56,8 @@ def exported(attention: str) -> ExportedProgram:
     module = module.eval().requires_grad_(False)
     with torch.no_grad():
         return torch.export.export(
-            module, tuple(batch("left").values()), dynamic_shapes=shapes, strict=False
+            module,
+            tuple(batch("left").values()),
+            dynamic_shapes=shapes if free else None,
+            strict=False,
         )
