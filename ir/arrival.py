@@ -37,11 +37,6 @@ class Arrival:
     others: int
     holes: bool
 
-    @property
-    def complete(self) -> bool:
-        """Whether every unit arrives."""
-        return bool(self.reach.all())
-
     def rows(self, kept: int) -> int:
         """Return the rows that arrive when ``kept`` units of each tower item stay.
 

@@ -51,14 +51,22 @@ def _value(
             raise InputError(f"no value is given for the input {spec.arg.name!r}")
         _check(spec.arg.name, inputs[spec.arg.name], node.meta["val"], sizes)
         return inputs[spec.arg.name]
-    for values in (exported.state_dict, exported.constants):
-        if spec.target in values:
-            return values[spec.target]
+    held = held_value(exported, spec)
+    if held is not None:
+        return held
     raise UnsupportedError(
         f"the program holds no value for {spec.target!r}",
         where=spec.arg.name,
         expected="parameters, buffers and constants saved with the program",
     )
+
+
+def held_value(exported: ExportedProgram, spec: InputSpec) -> Any:
+    """Return the parameter, buffer or constant a program holds for an input; None: it has none."""
+    for values in (exported.state_dict, exported.constants):
+        if spec.target in values:
+            return values[spec.target]
+    return None
 
 
 def _check(name: str, value: Tensor, meta: Any, sizes: dict[sympy.Symbol, int]) -> None:

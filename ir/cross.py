@@ -78,7 +78,7 @@ def _source(
 def _crossing(attentions: list[Attention], dependence: Dependence) -> list[tuple[Attention, Block]]:
     """Return the attentions whose keys do not come from their own skip connection."""
     joins = list(dependence.skip_connections())
-    around = [(a, enclosing(a, joins, dependence)) for a in attentions]
+    around = [(a, enclosing(a.query, a.out, joins, dependence)) for a in attentions]
     return [(a, b) for a, b in around if b is not None and not dependence.reaches(b.entry, a.key)]
 
 
@@ -176,16 +176,7 @@ def _may_read(graph: fx.Graph, dependence: Dependence) -> bool:
     for node in graph.nodes:
         if node.op != "call_function" or operator_name(node) not in {FUSED, *SOFTMAX}:
             continue
-        around = next(
-            (
-                skip
-                for _, skip, branch in joins
-                if dependence.reaches(node, branch)
-                and dependence.reaches(skip, node)
-                and not dependence.reaches(node, skip)
-            ),
-            None,
-        )
+        around = enclosing(node, node, joins, dependence)
         if around is None:
             continue
         if operator_name(node) == FUSED:
@@ -193,6 +184,6 @@ def _may_read(graph: fx.Graph, dependence: Dependence) -> bool:
         else:
             scores = next((p for p in upstream(node) if operator_name(p) in PRODUCTS), None)
             operands = [] if scores is None else scores.all_input_nodes
-        if any(not dependence.reaches(around, operand) for operand in operands):
+        if any(not dependence.reaches(around.entry, operand) for operand in operands):
             return True
     return False

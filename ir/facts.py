@@ -15,11 +15,12 @@ from tokopt.ir.cross import cross_stacks, find_readings
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.given import Given
 from tokopt.ir.layers import Stack, find_stacks
 from tokopt.ir.lengths import Length, is_longer, product
 from tokopt.ir.merge import Merge, find_part, find_scatter
 from tokopt.ir.region import Region, plan_region
-from tokopt.ir.roles import Given, kind_of
+from tokopt.ir.roles import kind_of
 from tokopt.ir.sites import Site, judge_sites
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.axis import Axis, locate
+from tokopt.ir.binding import held_value
 from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import Length, length_of
@@ -174,17 +175,11 @@ class Labels:
 
 def _constant(exported: ExportedProgram, node: fx.Node) -> Tensor:
     """Return a weight, buffer or constant of a program by its placeholder."""
-    signature = exported.graph_signature
-    for names in (
-        signature.inputs_to_parameters,
-        signature.inputs_to_buffers,
-        signature.inputs_to_lifted_tensor_constants,
-    ):
-        if node.name in names:
-            name = names[node.name]
-            found = exported.state_dict.get(name, exported.constants.get(name))
-            if isinstance(found, Tensor):
-                return found
+    specs = exported.graph_signature.input_specs
+    spec = next(s for s in specs if getattr(s.arg, "name", None) == node.name)
+    held = held_value(exported, spec)
+    if isinstance(held, Tensor):
+        return held
     raise UnsupportedError(
         f"rows are moved by input {node.name!r}: which of them arrive is only known at run time",
         expected="image geometry that is constant in the exported program",

@@ -59,13 +59,13 @@ class Block:
 Joins = list[tuple[fx.Node, fx.Node, fx.Node]]
 
 
-def enclosing(attention: Attention, joins: Joins, dependence: Dependence) -> Block | None:
-    """Return the first skip connection around an attention, in graph order."""
+def enclosing(query: fx.Node, out: fx.Node, joins: Joins, dependence: Dependence) -> Block | None:
+    """Return the first skip connection around the way from ``query`` to ``out``, in graph order."""
     for join, skip, branch in joins:
         if (
-            dependence.reaches(attention.out, branch)
-            and dependence.reaches(skip, attention.query)
-            and not dependence.reaches(attention.out, skip)
+            dependence.reaches(out, branch)
+            and dependence.reaches(skip, query)
+            and not dependence.reaches(out, skip)
         ):
             return Block(skip, join)
     return None
@@ -76,7 +76,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
     joins = [(j, s, b) for j, s, b in dependence.skip_connections() if j in dims.axes]
     blocks: dict[fx.Node, tuple[fx.Node, list[Attention]]] = {}
     for attention in attentions:
-        block = enclosing(attention, joins, dependence)
+        block = enclosing(attention.query, attention.out, joins, dependence)
         if block is not None:
             blocks.setdefault(block.join, (block.entry, []))[1].append(attention)
     spaces = RowSpaces(dims)

@@ -8,9 +8,7 @@ them at fixed places: the visual rows are a part of the axis.  Anything else tha
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import fx
@@ -18,11 +16,14 @@ from torch import fx
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, arguments_of, operator_name
+from tokopt.ir.given import Given, is_float
 from tokopt.ir.layers import Stack
 from tokopt.ir.lengths import Length, product, quotient
 from tokopt.ir.region import MERGES
 
-MIXES = MERGES | {"aten::where", "aten::scatter", "aten::index_copy", "aten::slice_scatter"}
+MIXES = MERGES | {
+    f"aten::{name}" for name in ("cat", "where", "scatter", "index_copy", "slice_scatter")
+}
 """Operators that can put image rows among text rows."""
 
 
@@ -39,18 +40,6 @@ class Merge:
     source: fx.Node
     count: Length
     indices: tuple[fx.Node, ...] = ()
-
-
-class Given(Protocol):
-    """Values that depend on pixels in any way, and those that depend on other inputs."""
-
-    @property
-    def seen(self) -> AbstractSet[fx.Node]:
-        """What depends on pixels."""
-
-    @property
-    def words(self) -> AbstractSet[fx.Node]:
-        """What depends on other inputs."""
 
 
 def find_scatter(stack: Stack, dims: Dims, dependence: Dependence, given: Given) -> Merge | None:
@@ -96,14 +85,7 @@ def find_part(
 
 def mixes_text(stack: Stack, dims: Dims, dependence: Dependence, given: Given) -> bool:
     """Return whether text and image rows are mixed in a stack's sequence, in whatever way."""
-    if next(iter(_mixes(stack, dims, dependence, given)), None) is not None:
-        return True
-    for node in _before(stack, dependence):
-        if operator_name(node) == "aten::cat" and _carries(node, stack, dims):
-            operands = set(arguments_of(node)["tensors"])
-            if operands & given.seen and (operands & given.words) - given.seen:
-                return True
-    return False
+    return bool(_mixes(stack, dims, dependence, given))
 
 
 def _mixes(stack: Stack, dims: Dims, dependence: Dependence, given: Given) -> list[fx.Node]:
@@ -112,7 +94,7 @@ def _mixes(stack: Stack, dims: Dims, dependence: Dependence, given: Given) -> li
     for node in _before(stack, dependence):
         if operator_name(node) not in MIXES or not _carries(node, stack, dims):
             continue
-        operands = [o for o in node.all_input_nodes if _is_float(o)]
+        operands = [o for o in node.all_input_nodes if is_float(o)]
         words = [o for o in operands if o in given.words and o not in given.seen]
         if words and any(o in given.seen for o in operands):
             found.append(node)
@@ -126,11 +108,6 @@ def _before(stack: Stack, dependence: Dependence) -> list[fx.Node]:
 
 def _carries(node: fx.Node, stack: Stack, dims: Dims) -> bool:
     return any(locate(axis, stack.stream) is not None for axis in dims.axes.get(node, []))
-
-
-def _is_float(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return bool(getattr(value, "is_floating_point", lambda: False)())
 
 
 def _scattered(node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node] | None:
