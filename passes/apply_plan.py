@@ -52,8 +52,8 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     dropped: dict[str, int] = {}
     runs = _runs(work.facts, plan, methods)
     fed = {id(run): _fed(work.facts, run) for run in runs}
-    for site in (site for run in runs for _, members in run for _, _, site in members):
-        work.facts.reach(site)  # found out, and remembered, before anything is rewritten
+    sites = [site for run in runs for _, members in run for _, _, site in members]
+    reach = {site.name: work.facts.reach(site) for site in sites}
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -67,6 +67,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
+        state.reach = reach
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head

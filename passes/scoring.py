@@ -6,7 +6,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -30,7 +30,8 @@ class StackState:
     ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
     ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
     the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
-    int64 ``[B, K]`` over the stream rows before it.
+    int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
+    anywhere (``Facts.reach``), found before anything was rewritten.
     """
 
     rows: Count
@@ -39,6 +40,7 @@ class StackState:
     origin: fx.Node | None = None
     carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
     cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
+    reach: Mapping[str, Tensor | None] = field(default_factory=dict)
 
 
 def score_rows(
@@ -120,12 +122,11 @@ def _groups(
 
 def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> fx.Node | None:
     """Insert which rows of a tower's items arrive anywhere, bool ``[items, N]``; None: all do."""
-    reach = work.facts.reach(site)
+    reach = state.reach.get(site.name)
     if reach is None:
         return None
     tokens = reach[:, site.groups()]
-    length = int(stack.stack.stream.root.length)
-    whole = torch.ones(len(tokens), length, dtype=torch.bool)
+    whole = torch.ones(len(tokens), int(stack.rows.root.length), dtype=torch.bool)
     whole[:, stack.protected : stack.protected + tokens.shape[1]] = tokens
     arriving = work.constant(f"arriving_{site.name.replace(':', '_')}", whole)
     if state.origin is None:

@@ -20,38 +20,45 @@ WIDTH, SIDE, VISUAL_ID = 16, 4, 9
 
 
 class Block(nn.Module):
-    def __init__(self, causal: bool) -> None:
+    def __init__(self, causal: bool, rows: int = 0) -> None:
         super().__init__()
-        self.norm, self.causal = nn.LayerNorm(WIDTH), causal
+        self.norm, self.causal, self.rows = nn.LayerNorm(WIDTH), causal, rows
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         heads = (
             part.unflatten(-1, (2, -1)).transpose(1, 2)
-            for part in self.qkv(self.norm(x)).chunk(3, -1)
+            for part in self.qkv(self.norm(x))
+            .view(-1, self.rows or x.shape[-2], 3 * WIDTH)
+            .chunk(3, -1)
         )
         mixed = functional.scaled_dot_product_attention(*heads, is_causal=self.causal)
-        return x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.out(mixed.transpose(1, 2).flatten(2)).reshape(x.shape)
 
 
 class Crops(nn.Module):
     """``patches [3, 16, 5], ids [1, S] -> [1, S, 10]``: a thumbnail, and two crops side by side.
 
     The crops' patches are one map of 4 x 8; ``cropped`` lines are cut off at its top and bottom,
-    and every line ends in a learned newline row.  ``twice``: the thumbnail is written twice.
+    and every line ends in a learned newline row.  ``twice``: the thumbnail is written twice;
+    ``flat``: the tower's stream is ``[48, C]``.
     """
 
-    def __init__(self, cropped: int, twice: bool = False) -> None:
+    def __init__(self, cropped: int, twice: bool = False, flat: bool = False) -> None:
         super().__init__()
+        self.flat, count = flat, SIDE * SIDE
         self.cropped, self.twice, self.embed = cropped, twice, nn.Linear(5, WIDTH)
-        self.tower, self.text = nn.ModuleList([Block(False), Block(False)]), nn.Embedding(10, WIDTH)
+        self.tower = nn.ModuleList([Block(False, count), Block(False, count)])
+        self.text = nn.Embedding(10, WIDTH)
         self.layers, self.head = nn.ModuleList([Block(True), Block(True)]), nn.Linear(WIDTH, 10)
         self.newline = nn.Parameter(torch.zeros(WIDTH))
 
     def forward(self, patches: Tensor, ids: Tensor) -> Tensor:
         x = self.embed(patches)
+        x = x.flatten(0, 1) if self.flat else x
         for block in self.tower:
             x = block(x)
+        x = x.view(3, -1, WIDTH)
         plane = x[1:].view(1, 2, SIDE, SIDE, WIDTH).permute(4, 0, 2, 1, 3)
         plane = plane.flatten(1, 2).flatten(2, 3)[:, self.cropped : SIDE - self.cropped]
         line = self.newline[:, None, None].expand(WIDTH, plane.shape[1], 1)
@@ -65,9 +72,9 @@ class Crops(nn.Module):
         return self.head(y)
 
 
-def build(cropped: int, twice: bool = False) -> Sample:
+def build(cropped: int, twice: bool = False, flat: bool = False) -> Sample:
     """Export with one prompt of 5 words around the image."""
-    module = randomise(Crops(cropped, twice).eval(), 0)
+    module = randomise(Crops(cropped, twice, flat).eval(), 0)
     rows = SIDE * SIDE * (1 + twice) + (SIDE - 2 * cropped) * (2 * SIDE + 1)
     ids = torch.tensor([[1, 2, *[VISUAL_ID] * rows, 3, 4, 5]])
     inputs = (noise(3, SIDE * SIDE, 5, seed=0), ids)
@@ -105,6 +112,13 @@ def test_a_tower_stage_before_crops_are_put_together_passes_every_gate(
     sample = build(cropped)
     facts = facts_of(sample)
     assert failures(facts, (Stage("vision:1", method, keep),), sample.inputs) == []
+
+
+@pytest.mark.parametrize("method", ["stride", "flowcut"])
+def test_a_stream_of_all_crops_in_one_dim_is_the_same(method: str) -> None:
+    sample = build(cropped=1, flat=True)
+    facts = facts_of(sample)
+    assert failures(facts, (Stage("vision:1", method, 6),), sample.inputs) == []
 
 
 def test_no_kept_row_of_a_crop_is_one_that_is_cropped_off_later() -> None:
