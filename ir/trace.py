@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,12 +74,17 @@ def call(
 
 
 def splice(
-    graph: fx.Graph, function: Callable[..., Any], operands: Sequence[Any], mode: FakeTensorMode
+    graph: fx.Graph,
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    mode: FakeTensorMode,
+    table: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
     """Insert what a function does to operands (nodes or constants) at the insertion point.
 
     The function is traced once on the operands' fake values (symbolic sizes stay symbolic) to aten
-    and dialect calls; returns the node of its result (or a tuple of nodes).
+    and dialect calls; returns the node of its result (or a tuple of nodes).  ``table`` says what
+    operators are made of, where they are not to be called.
     """
     nodes = [operand for operand in operands if isinstance(operand, fx.Node)]
 
@@ -91,7 +96,7 @@ def splice(
         # one value may be recorded for many nodes; the tracer tells operands apart by identity
         values = [node.meta["val"] for node in nodes]
         fakes = [v.detach() if isinstance(v, torch.Tensor) else v for v in values]
-        traced = make_fx(of_nodes)(*fakes)
+        traced = make_fx(of_nodes, decomposition_table=dict(table or {}))(*fakes)
     _drop_dead(traced.graph)
     _sizes_first(traced.graph)
     placeholders = traced.graph.find_nodes(op="placeholder")

@@ -23,13 +23,14 @@ from tokopt.ir.arrival import Arrival
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
 from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
 from tokopt.passes.scoring import StackState
 from tokopt.passes.series import Series
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
-from tokopt.passes.workspace import Workspace, rebuilt
+from tokopt.passes.workspace import Workspace
 
 TRACE = "trace"
 

@@ -9,9 +9,9 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.dialect import OPS, is_dialect
 from tokopt.ir.program import Program
+from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.ir.trace import fake_mode_of, splice
 from tokopt.passes.base import Pass, PassResult
-from tokopt.passes.workspace import copy_graph, rebuilt
 
 
 def decompose(exported: ExportedProgram) -> ExportedProgram:

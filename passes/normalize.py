@@ -19,10 +19,10 @@ from torch.export import ExportedProgram
 from tokopt.ir.cross import thread
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.program import Program
+from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.snapshot import Snapshot
 from tokopt.passes.spec import NORMALIZED, Spec
-from tokopt.passes.workspace import copy_graph, rebuilt
 
 ASSERTIONS = frozenset(
     {

@@ -16,11 +16,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from tokopt.ir.axis import Axis
-from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.lengths import same_length
+from tokopt.ir.rebuilt import copy_graph
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
@@ -160,37 +160,9 @@ class Workspace:
             ) from error
 
 
-def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
-    """Return the program with another graph of the same outputs, its signature renamed to match."""
-    remove_dead(module.graph)
-    module.graph.lint()
-    module.recompile()
-    (output,) = module.graph.find_nodes(op="output")
-    signature = copy.deepcopy(exported.graph_signature)
-    for spec, node in zip(signature.output_specs, output.args[0], strict=True):
-        if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
-            spec.arg = dataclasses.replace(spec.arg, name=node.name)
-    return exported._update(module, signature)
-
-
 def _shapes(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return tuple(str(size) for size in value.shape)
     if isinstance(value, (list, tuple)):
         return [_shapes(v) for v in value]
     return str(value)
-
-
-def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
-    """Copy a graph module's graph; node metadata is copied shallowly, values are shared."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        copies[node] = graph.node_copy(node, lambda n: copies[n])
-        copies[node].meta = dict(node.meta)
-        if node.op == "placeholder":  # fx renames "input" and other names of Python's own
-            copies[node].name = node.name
-    graph._codegen = copy.deepcopy(module.graph._codegen)
-    result = fx.GraphModule(module, graph)
-    result.meta = dict(module.meta)
-    return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx_ir
-import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common
 from torch.export import ExportedProgram
@@ -12,8 +11,10 @@ from torch.onnx.errors import OnnxExporterError
 from tokopt import __version__
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.tensors import tensor_inputs
+from tokopt.targets.onnx.decomposing import CallByCall
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
+from tokopt.targets.onnx.simplify import simplify
 from tokopt.targets.onnx.translations import TABLE
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import Signature
@@ -29,7 +30,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     with quiet():
         try:
             program = torch.onnx.export(
-                exported,
+                CallByCall(exported),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
@@ -44,9 +45,8 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     assert program is not None
     program.rename_axes({s: name for s, name in symbol_names(tensor_inputs(exported)).items()})
     model = program.model
-    onnxscript.optimizer.optimize_ir(model)
+    simplify(model)
     narrow_sorts(model)
-    common.OutputFixPass()(model)  # an output that is an input, or two in one, gets an Identity
     _name(model.graph, signature)
     common.ShapeInferencePass()(model)
     _strip(model)

@@ -94,6 +94,11 @@ def masked_scatter(self: Value, mask: Value, source: Value) -> Value:
     return op.Where(mask, op.Reshape(looked_up, op.Shape(self)), self)
 
 
+def number_of_elements(self: Value) -> Value:
+    """Take what a flattened mask asks for; the exporter has no translation."""
+    return op.Size(self)
+
+
 def _is_row_mask(self: Value, mask: Value, source: Value) -> bool:
     whole, masked = list(self.shape), list(mask.shape)
     if len(whole) != len(masked) or len(whole) < 2 or not isinstance(whole[-1], int):
@@ -113,5 +118,6 @@ TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.sort.stable: sort_stable,
     aten.squeeze.dim: squeeze_dims,
     aten.squeeze.dims: squeeze_dims,
+    aten.sym_numel.default: number_of_elements,
 }
 """aten operator → translation."""

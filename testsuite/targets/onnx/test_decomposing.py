@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._decomp import get_decompositions
+from torch.export import Dim, ExportedProgram
+
+from tokopt.targets.onnx.decomposing import CallByCall
+
+aten = torch.ops.aten
+TABLE = get_decompositions([aten.nan_to_num.default])
+
+
+class Clean(nn.Module):
+    """Reads its sizes twice, and has one call of the table and one composite that is a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.linear(x).nan_to_num(0.5).reshape(x.shape[0], x.shape[1], 2, 3)
+        return wide.transpose(1, 2).reshape(x.shape[0], x.shape[1] * 6)
+
+
+class Writes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone().add_(1)
+
+
+def targets(exported: ExportedProgram) -> list[object]:
+    return [node.target for node in exported.graph.nodes if node.op == "call_function"]
+
+
+@pytest.fixture(scope="module")
+def clean() -> ExportedProgram:
+    sizes = {0: Dim("batch", max=64), 1: Dim("length", max=64)}
+    return torch.export.export(Clean(), (torch.randn(3, 5, 4),), dynamic_shapes=(sizes,))
+
+
+def test_calls_of_the_table_and_views_are_replaced_and_the_same_is_computed(
+    clean: ExportedProgram,
+) -> None:
+    before = targets(clean)
+    assert aten.nan_to_num.default in before and aten.reshape.default in before
+    taken = CallByCall(clean).run_decompositions(TABLE)
+    after = targets(taken)
+    assert aten.nan_to_num.default not in after and aten.reshape.default not in after
+    assert aten.linear.default in after, "what the table lacks stays"
+    assert targets(clean) == before, "the program itself is as it was"
+    x = torch.randn(7, 9, 4)
+    x[0, 0] = torch.nan
+    assert torch.equal(taken.module()(x), clean.module()(x))
+
+
+def test_every_size_is_computed_once(clean: ExportedProgram) -> None:
+    nodes = CallByCall(clean).run_decompositions(TABLE).graph.nodes
+    values = (n.meta["val"] for n in nodes if n.op == "call_function")
+    sizes = [str(value) for value in values if isinstance(value, torch.SymInt)]
+    assert len(sizes) == len(set(sizes)) >= 2
+
+
+def test_inputs_keep_names_that_python_has_too_and_outputs_are_found_again() -> None:
+    class Swaps(nn.Module):
+        def forward(self, input: Tensor, hash: Tensor) -> tuple[Tensor, Tensor]:
+            return hash.nan_to_num(0.0), input
+
+    exported = torch.export.export(Swaps(), (torch.zeros(2), torch.ones(2)))
+    taken = CallByCall(exported).run_decompositions(TABLE)
+    assert taken.graph_signature.user_inputs == ("input", "hash")
+    one, zero = taken.module()(torch.zeros(2), torch.ones(2))
+    assert torch.equal(one, torch.ones(2)) and torch.equal(zero, torch.zeros(2))
+
+
+def test_a_program_that_writes_is_made_functional_first() -> None:
+    exported = torch.export.export(Writes(), (torch.randn(3),))
+    assert aten.add_.Tensor in targets(exported)
+    taken = CallByCall(exported).run_decompositions(TABLE)
+    assert aten.add_.Tensor not in targets(taken)
+    assert torch.equal(taken.module()(torch.ones(3)), torch.full((3,), 2.0))
