@@ -20,6 +20,8 @@ from tokopt.ir.plan import Plan
 from tokopt.passes.validate import Verdict
 from tokopt.targets.manifest import read_manifest
 
+pytestmark = pytest.mark.slow
+
 Written = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
 BUDGETS = ("--budget", "0.5,0.25", "--method", "stride")

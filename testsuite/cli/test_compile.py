@@ -18,6 +18,8 @@ from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
 from tokopt.passes.validate import Verdict
 
+pytestmark = pytest.mark.slow
+
 FILES = {"manifest.json", "plan.toml", "program.pt2", "log.txt"}
 STRIDE = ("--budget", "0.5", "--method", "stride", "--target", "eager")
 

@@ -14,6 +14,8 @@ from tokopt.cli.capture_logits import PromptLogits
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
 from tokopt.ir.load import load
 
+pytestmark = pytest.mark.slow
+
 VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
 
 

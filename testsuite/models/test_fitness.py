@@ -14,6 +14,8 @@ from testsuite.models.canvas import TOKENS
 from testsuite.models.digits import CHANCE, KINDS, samples
 from testsuite.models.model import last_logits, visual_rows
 
+pytestmark = pytest.mark.slow
+
 SIZE, KEEP = 500, 14  # 10 % of 144 patches
 
 Choice = Callable[[torch.Tensor], torch.Tensor]  # ground truth [B, TOKENS] -> what to keep

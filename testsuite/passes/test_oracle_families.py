@@ -9,6 +9,8 @@ from testsuite.passes.families import checked, every_input, plan, rewritten, ver
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.tolerances import IDENTITY, ORACLE
 
+pytestmark = pytest.mark.slow
+
 LLAVA = [
     "vision:1 flowcut 18",
     "vision:1 vtc_cls 4",

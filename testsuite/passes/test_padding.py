@@ -25,6 +25,8 @@ from tokopt.passes.normalize import normalize
 from tokopt.passes.validate import Checked, run_program
 from tokopt.targets.registry import find
 
+pytestmark = pytest.mark.slow
+
 BOTH = "vision:end vtc_cls 18, decoder:1 fastv 12, decoder:2 flowcut 4"
 SIDES = ("left", "right")
 

@@ -14,6 +14,8 @@ from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.normalize import normalize
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(50)
 
 

@@ -14,6 +14,8 @@ from testsuite.zoo import llava
 from tokopt.cli.target_gate import against_target
 from tokopt.passes.macs import count_macs, predict_macs
 
+pytestmark = pytest.mark.slow
+
 PLANS = {
     "llava": "vision:1 flowcut 24, vision:end flowcut 18, decoder:2 fastv 4",
     "llava_explicit": "vision:1 vtc_cls 18, decoder:2 fastv 4",

@@ -15,12 +15,12 @@ IMAGE_SIZE, PATCH, REGISTERS, HIDDEN, CLASSES = 48, 8, 4, 64, 10
 class PooledDino(nn.Module):
     """``pixel_values [B,3,48,48] -> logits [B,10]``: mean patch, or class token and mean."""
 
-    def __init__(self, *, attention: str, with_class: bool) -> None:
+    def __init__(self, *, attention: str, with_class: bool, layers: int = 4) -> None:
         super().__init__()
         self.backbone = Dinov2WithRegistersModel(
             Dinov2WithRegistersConfig(
                 hidden_size=HIDDEN,
-                num_hidden_layers=4,
+                num_hidden_layers=layers,
                 num_attention_heads=4,
                 image_size=IMAGE_SIZE,
                 patch_size=PATCH,
@@ -47,12 +47,14 @@ def build(
     with_class: bool = False,
     attention: str = "sdpa",
     seed: int = 0,
+    layers: int = 4,
 ) -> Sample:
     """Export with a static ``batch``, or (``dynamic``) a free one traced at batch 2 at least."""
     batch = max(batch, 2) if dynamic else batch
 
     def model(implementation: str) -> nn.Module:
-        return randomise(PooledDino(attention=implementation, with_class=with_class).eval(), seed)
+        built = PooledDino(attention=implementation, with_class=with_class, layers=layers)
+        return randomise(built.eval(), seed)
 
     def pixels(items: int, offset: int) -> tuple[Tensor]:
         return (noise(items, 3, IMAGE_SIZE, IMAGE_SIZE, seed=seed + offset),)

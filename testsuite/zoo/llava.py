@@ -67,6 +67,7 @@ def build(
     dynamic: bool = False,
     attention: str = "sdpa",
     seed: int = 0,
+    layers: int = 4,
 ) -> Sample:
     """Export with a static ``batch``, or (``dynamic``) with free batch and prompt length.
 
@@ -81,7 +82,7 @@ def build(
         shapes = ({0: size}, {0: size, 1: tokens})
         others += [inputs(1, length, seed + 2), inputs(3, length + 5, seed + 3)]
         others += [inputs(1, VISUAL + 2, seed + 4)]
-    core, plain = model(attention=attention, seed=seed), model(attention="eager", seed=seed)
+    core, plain = (model(attention=kind, seed=seed, layers=layers) for kind in (attention, "eager"))
     form, names = images(core, Request(), {}), ("pixel_values", "input_ids")
     exported = capture(PromptLogits(core, form, names), traced, shapes)
     twin = PlainLogits(plain, form, names).eval()

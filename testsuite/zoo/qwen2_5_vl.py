@@ -93,14 +93,17 @@ def build(
     text: int = 10,
     attention: str = "sdpa",
     seed: int = 0,
+    layers: int = 4,
 ) -> Sample:
     """Export one image of ``grid`` patches (24 merged tokens, 6 windows by default), batch 1."""
     assert batch == 1, "patches of all images are packed: the batch is not an axis of this model"
-    core = model(attention=attention, seed=seed)
+    core, plain = (
+        model(attention=kind, seed=seed, vision_layers=layers, layers=layers)
+        for kind in (attention, "eager")
+    )
     traced = inputs(core, grid, text, seed)
     others = (inputs(core, grid, text, seed + 1), inputs(core, grid, text, seed + 2))
     exported = capture(PromptLogits(core, form(core, grid), NAMES), traced)
-    plain = model(attention="eager", seed=seed)
     twin = PlainLogits(plain, form(plain, grid), NAMES).eval()
     shape = "x".join(map(str, grid))
     return Sample(f"qwen2_5_vl-{shape}-{attention}", exported, traced, twin, others)

@@ -9,6 +9,8 @@ from testsuite.zoo.sample import Sample
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 RANDOM_SEEDS = range(24)
 

@@ -17,6 +17,8 @@ from tokopt.targets.registry import find
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import write_signature
 
+pytestmark = pytest.mark.slow
+
 TARGET = find("aotinductor")
 REASON = TARGET.available()
 

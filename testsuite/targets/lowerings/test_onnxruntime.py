@@ -23,6 +23,8 @@ from tokopt.targets.onnx import saving
 from tokopt.targets.program_file import save_program
 from tokopt.targets.registry import find
 
+pytestmark = pytest.mark.slow
+
 CPU = find("onnxruntime-cpu")
 ROOT = Path(__file__).parents[3]
 
