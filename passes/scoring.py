@@ -1,4 +1,4 @@
-"""Scoring: trace a method's own score function into the graph, on taps of the graph's values.
+"""Scoring: trace a method's own functions into the graph, on taps of the graph's values.
 
 A layer before an earlier cut of the same stack had more rows than there are now: its taps are read
 at the rows that are left, its attention stays what it was, over the keys it had then.
@@ -6,7 +6,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, fx
 
 from tokopt.ir.axis import Axis, locate
 from tokopt.ir.facts import TokenStack
-from tokopt.ir.layout import layout_of
+from tokopt.ir.lengths import is_one
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.method import LayerTap, Method, Taps
+from tokopt.passes.stream_view import StreamView
 from tokopt.passes.taps import TapRecipe, tap_recipe
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -43,20 +44,57 @@ class StackState:
     reach: Mapping[str, Tensor | None] = field(default_factory=dict)
 
 
-def score_rows(
+@dataclass(frozen=True)
+class Reading:
+    """What a method reads at a site: the graph's values, and how they become its taps.
+
+    ``build`` takes the values of ``operands``; beside the taps it returns which rows arrive
+    anywhere, bool ``[B, N]``, or None where all do.  ``view`` shows the stream as ``[B, N, C]``.
+    """
+
+    operands: tuple[fx.Node, ...]
+    build: Callable[[Sequence[Tensor]], tuple[Taps, Tensor | None]]
+    view: StreamView
+
+
+def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
+    """Insert a method's score of the rows at a site, fp32 ``[B, N]``."""
+
+    def score(*tensors: Tensor) -> Tensor:
+        taps, known = reading.build(tensors)
+        scores = method.score(taps).float()
+        return scores if known is None else scores.masked_fill(~known, float("-inf"))
+
+    return work.splice(score, list(reading.operands))
+
+
+def combine_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
+    """Insert the rows that stay with what a method folds into them, laid out as the stream is.
+
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
+
+    def combined(value: Tensor, stay: Tensor, *tensors: Tensor) -> Tensor:
+        taps, _ = reading.build(tensors)
+        assert method.combine is not None
+        return reading.view.put(method.combine(taps, stay).to(value.dtype), value)
+
+    return work.splice(combined, [reading.operands[0], rows, *reading.operands])
+
+
+def read_site(
     work: Workspace,
     stack: TokenStack,
     site: Site,
     stage: Stage,
-    method: Method,
     state: StackState,
     lead: tuple[Axis, ...],
     seed: int,
-) -> fx.Node:
-    """Insert a method's score of the rows at a site, fp32 ``[B, N]``."""
+) -> Reading:
+    """Return what a stage's method reads; values that are not in the graph yet are inserted."""
     carried, since = state.carried.get(stage.method, (None, 0))
     recipes = _recipes(work, stack, range(since, site.depth), lead)
-    see = _hidden(work, stack, site, lead, state)
+    view = _view(work, stack, site, state)
     operands: list[fx.Node] = [site.value]
     arriving = _arriving(work, stack, site, state)
     operands += [n for n in (state.mask, carried, arriving) if n is not None]
@@ -65,9 +103,9 @@ def score_rows(
     for recipe, rows in zip(recipes, left, strict=True):
         operands += [*recipe.nodes, *([] if rows is None else [rows])]
 
-    def score(*tensors: Tensor) -> Tensor:
+    def build(tensors: Sequence[Tensor]) -> tuple[Taps, Tensor | None]:
         given = list(tensors)
-        hidden = see(given.pop(0))
+        hidden = view.see(given.pop(0))
         candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
         earlier = given.pop(0) if carried is not None else None
         known = given.pop(0) if arriving is not None else None
@@ -92,10 +130,9 @@ def score_rows(
             groups=groups,
             options=stage.options,
         )
-        scores = method.score(taps).float()
-        return scores if known is None else scores.masked_fill(~known, float("-inf"))
+        return taps, known
 
-    return work.splice(score, list(operands))
+    return Reading(tuple(operands), build, view)
 
 
 def origins(state: StackState) -> list[fx.Node]:
@@ -155,26 +192,16 @@ def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None
     return left
 
 
-def _hidden(
-    work: Workspace,
-    stack: TokenStack,
-    site: Site,
-    lead: tuple[Axis, ...],
-    state: StackState,
-) -> Callable[[Tensor], Tensor]:
-    """Return how to see the stream at a site as ``[B, N, C]``."""
+def _view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> StreamView:
+    """Return how to see the stream at a site as ``[B, N, C]``, and back."""
     axes = work.axes[site.value]
-    inside = [axis for axis in lead if axis.root is not axes[site.dim].root]
-    if any(locate(axes[site.dim], axis) is not None for axis in inside):
-        rows = stack.protected + state.visual  # flattened: items and rows share a dim
-        return lambda tensor: (
-            tensor.unflatten(site.dim, (-1, rows))
-            .movedim((site.dim, site.dim + 1), (0, 1))
-            .flatten(2)
-        )
     features = max(d for d in range(len(axes)) if d != site.dim)
-    layout = layout_of(site.value, work.facts.dims, lead, site.dim, features)
-    return lambda tensor: layout.apply(tensor).squeeze(1)
+    rows = None
+    place = locate(axes[site.dim], site.tokens)
+    for kind, children, index in place.path if place is not None else ():
+        if kind == "*" and any(not is_one(child.root.length) for child in children[:index]):
+            rows = stack.protected + state.visual  # flattened: items and rows share a dim
+    return StreamView(site.dim, features, rows)
 
 
 def _span(stack: TokenStack, state: StackState, hidden: Tensor) -> Tensor:

@@ -94,6 +94,15 @@ Score = Callable[[Taps], Tensor]
 """``taps -> [B, N]`` fp32, higher is kept; values at rows that are no candidates are ignored."""
 
 
+Combine = Callable[[Taps, Tensor], Tensor]
+"""``(taps, stay) -> [B, K, C]``: rows ``stay`` of ``hidden``, with what is folded into them.
+
+``stay`` is int64 ``[B, K]``, ascending, protected and text rows included.  Every row keeps its
+place and its position: a merged or recycled token stands where its representative stood.  Rows into
+which nothing is folded come out as they went in, bit for bit.
+"""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a schedule is made for: a stack of ``layers`` layers with ``count`` visual rows.
@@ -127,7 +136,8 @@ class Method:
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
     before the site) and ``"relay"`` (a relay row).  ``calibrated``: roles in which the schedule
-    reads ``Setting.entropies``.  ``options``: its settings and their defaults.
+    reads ``Setting.entropies``.  ``options``: its settings and their defaults.  ``combine``: what
+    becomes of the rows that stay (merging, recycling); None: nothing.
     """
 
     name: str
@@ -138,4 +148,5 @@ class Method:
     needs: frozenset[str] = frozenset()
     calibrated: frozenset[str] = frozenset()
     notes: str = ""
+    combine: Combine | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)

@@ -81,6 +81,16 @@ def rank_of(candidates: Tensor) -> Tensor:
     return candidates.long().cumsum(1) - 1
 
 
+def top_rows(values: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Return the ``count`` candidates of largest value, bool ``[B, N]``; ties to the lower row."""
+    ranked = torch.where(candidates, values, float("-inf"))
+    order = torch.sort(ranked, dim=1, descending=True, stable=True)[1].narrow(1, 0, count)
+    chosen = torch.zeros_like(candidates).scatter(
+        1, order, torch.ones_like(order, dtype=torch.bool)
+    )
+    return chosen & candidates
+
+
 def group_of(taps: Taps) -> Tensor:
     """Return the number of each candidate's group among the candidates', int64 ``[B, N]``."""
     return rank_of(taps.candidates) // taps.group if taps.groups is None else taps.groups

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
-from tokopt.passes.methods.method import Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
@@ -72,7 +72,9 @@ class Stages:
         fixed = (alive & visual & ~candidates).sum(1)
         quota = tuple((placed.stage.keep - fixed).tolist())
         lost = self._lost(placed, table, shape)
-        raw = self._score(placed, rows, items, candidates & ~lost, alive, table)
+        left = alive.nonzero()[:, 1].view(len(alive), -1)
+        taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table)
+        raw = self._score(placed.method, taps, alive, left)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
@@ -83,6 +85,8 @@ class Stages:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
+        if placed.method.combine is not None:
+            value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
@@ -118,20 +122,20 @@ class Stages:
             )
         return alive
 
-    def _score(
+    def _taps(
         self,
         placed: PlacedStage,
         rows: StreamRows,
         items: Tensor,
         candidates: Tensor,
         alive: Tensor,
+        left: Tensor,
         table: Tensor,
-    ) -> Tensor:
-        """Return the method's score at full length, NaN at dead rows."""
-        left = alive.nonzero()[:, 1].view(len(alive), -1)
+    ) -> Taps:
+        """Return what the method reads: the rows ``left`` ``[B, K]`` of each item."""
         reader = TapReader(self.dims, self.seen, rows.lead, left)
         same = placed.same
-        taps = Taps(
+        return Taps(
             layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
             layer_count=len(placed.stack.stack.layers),
             candidates=candidates.gather(1, left),
@@ -144,17 +148,33 @@ class Stages:
             groups=_numbers(table, alive, left) if placed.site.scattered else None,
             options=placed.stage.options,
         )
+
+    def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
+        """Return the method's score at full length, NaN at dead rows."""
         try:
-            score = placed.method.score(taps)
+            score = method.score(taps)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise InternalError(f"the score of {placed.method.name} failed: {error}") from error
+            raise InternalError(f"the score of {method.name} failed: {error}") from error
         if score.shape != left.shape:
             raise InternalError(
-                f"{placed.method.name} gave a score of shape {tuple(score.shape)}",
+                f"{method.name} gave a score of shape {tuple(score.shape)}",
                 expected=f"one number per row, {tuple(left.shape)}",
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Tensor) -> Tensor:
+    """Return ``[B, N, C]`` with the rows that stay as the method leaves them."""
+    whole = items.clone()
+    assert method.combine is not None
+    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+    made = method.combine(taps, stay)
+    if made.shape != (*stay.shape, items.shape[-1]):
+        raise InternalError(f"{method.name} made rows of shape {tuple(made.shape)}")
+    for item, rows in enumerate(left.gather(1, stay)):
+        whole[item, rows] = made[item].to(items.dtype)
+    return whole
 
 
 def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-READS_POSITION = {"random", "stride"}
+READS_POSITION = {"random", "stride", "visionzip"}
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
 
 
@@ -122,7 +122,7 @@ def _permuted_row(tap: LayerTap, order: Tensor, number: int) -> Tensor:
     return tap.row(int(order[number]))[:, :, order]
 
 
-@pytest.mark.parametrize("name", sorted(READS_POSITION))
+@pytest.mark.parametrize("name", ["random", "stride"])
 def test_a_control_reads_nothing_but_candidates(name: str) -> None:
     first, second = drawn_taps(seed=1), drawn_taps(seed=2)
     second = dataclasses.replace(second, seed=1)
