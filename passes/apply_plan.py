@@ -76,6 +76,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
                 enter_stack(work, current, stack, state)
                 current = stack
             method, now = methods(stage.method), series.behind(site)
+            state.entry = series.behind(stack.sites[0]).value
             trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, fx
 
 from tokopt.ir.axis import Axis, locate
+from tokopt.ir.dims import describe
+from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
 from tokopt.ir.lengths import is_one
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.grouping import group_table, numbers_now
+from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.stream_view import StreamView
 from tokopt.passes.taps import TapRecipe, tap_recipe
+from tokopt.passes.text_rows import real_rows
 from tokopt.passes.workspace import Count, Workspace, aten
 
 
@@ -32,7 +36,8 @@ class StackState:
     ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
     the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
     int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
-    anywhere (``Facts.reach``), found before anything was rewritten.
+    anywhere (``Facts.reach``), found before anything was rewritten.  ``entry``: the stream as the
+    stack's first layer reads it.
     """
 
     rows: Count
@@ -42,6 +47,7 @@ class StackState:
     carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
     cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
     reach: Mapping[str, Tensor | None] = field(default_factory=dict)
+    entry: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def read_site(
     stack: TokenStack,
     site: Site,
     stage: Stage,
+    method: Method,
     state: StackState,
     lead: tuple[Axis, ...],
     seed: int,
@@ -99,7 +106,21 @@ def read_site(
     arriving = _arriving(work, stack, site, state)
     operands += [n for n in (state.mask, carried, arriving) if n is not None]
     operands += origins(state) if site.scattered else []
+    entry = state.entry if "entry" in method.needs else None
+    gone = _rows_left(work, state, 0) if entry is not None else None
+    if gone is not None and view.rows is not None:
+        raise UnsupportedError(
+            f"{method.name} reads the rows that entered the stack, which lie flat there",
+            where=describe(site.value),
+            hint="place its first stage in front of other stages",
+        )
+    operands += [n for n in (entry, gone) if n is not None]
+    text = None
+    if "text" in method.needs and state.mask is not None:
+        text = _text(work, stack, site, state, lead)
+        operands.append(text)
     left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
+    visual = state.visual
     for recipe, rows in zip(recipes, left, strict=True):
         operands += [*recipe.nodes, *([] if rows is None else [rows])]
 
@@ -113,6 +134,10 @@ def read_site(
             known = known.repeat(hidden.shape[0] // known.shape[0], 1)
             candidates = candidates & known
         groups = _groups(stack, site, candidates, given, state) if site.scattered else None
+        entered = view.see(given.pop(0)) if entry is not None else None
+        if entered is not None and gone is not None:
+            entered = rows_at(entered, given.pop(0))
+        prompt = given.pop(0) if text is not None else None
         layers: list[LayerTap] = []
         for recipe, rows in zip(recipes, left, strict=True):
             tap = [given.pop(0) for _ in recipe.nodes]
@@ -125,9 +150,12 @@ def read_site(
             carried=earlier,
             relay=stack.relay,
             keep=stage.keep,
+            count=visual,
             seed=seed,
             group=site.group,
             groups=groups,
+            text=prompt,
+            entry=entered,
             options=stage.options,
         )
         return taps, known
@@ -173,6 +201,23 @@ def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState)
         return table.repeat(origin.shape[0] // table.shape[0], 1).gather(1, origin)
 
     return work.splice(now, [arriving, state.origin])
+
+
+def _text(
+    work: Workspace, stack: TokenStack, site: Site, state: StackState, lead: tuple[Axis, ...]
+) -> fx.Node:
+    """Insert which rows are text and no padding, bool ``[B, N]``."""
+    real, left = real_rows(work, stack, site, lead), _rows_left(work, state, 0)
+
+    def text(mask: Tensor, *given: Tensor) -> Tensor:
+        if not given:
+            return ~mask
+        own = given[0].expand(mask.shape[0], given[0].shape[1])
+        return ~mask & (own if left is None else own.gather(1, given[1]))
+
+    assert state.mask is not None
+    operands = [real, *([] if left is None else [left])] if real is not None else []
+    return work.splice(text, [state.mask, *operands])
 
 
 def _recipes(

@@ -54,7 +54,7 @@ def insert_stage(
     _check_combine(method, site)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     with work.after(site.value):
-        reading = read_site(work, stack, site, stage, state, lead, seed)
+        reading = read_site(work, stack, site, stage, method, state, lead, seed)
         scores = score_rows(work, reading, method)
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)

@@ -25,8 +25,9 @@ class LayerTap:
 
     ``depth`` counts layers of the stack from 0.  ``query`` is ``[B, H, N, d]``, ``key`` and
     ``value`` ``[B, H or fewer, N, d]``, with positions already applied; ``row(q)`` returns the
-    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.  ``scale`` is the
-    factor from ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
+    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``; ``rows(at)`` that
+    of the rows ``at`` ``[B, T]``, fp32 ``[B, H, T, N]``.  ``scale`` is the factor from
+    ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
     itself: padding may not.  ``last`` is its number per item, int64 ``[B]``; None: the last of all.
     """
 
@@ -37,6 +38,7 @@ class LayerTap:
     row: Callable[[int], Tensor]
     scale: float
     last: Tensor | None = None
+    rows: Callable[[Tensor], Tensor] | None = None
 
     def number(self, relay: int) -> int | Tensor:
         """Return the row that a relay is, of all items or ``[B]`` of each."""
@@ -55,7 +57,10 @@ class Taps:
     ``LAST_ROW``: the last prompt token), None where the stack has none.  ``keep`` counts rows;
     where ``group`` is not 1 rows leave in whole groups of so many, judged by the mean of their
     scores: neighbours, or, where ``groups`` ``[B, N]`` is given, the candidates of one number in
-    it.  ``options`` are the stage's own settings.
+    it.  ``text`` is bool ``[B, N]``: rows of a prompt that may not be dropped and are no padding;
+    None where the method does not need it.  ``entry`` is the stream as it entered the stack, at the
+    rows there are now, ``[B, N, C]``; None where the method does not need it.  ``count`` is the
+    number of visual rows there are now.  ``options`` are the stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -68,7 +73,19 @@ class Taps:
     seed: int
     group: int = 1
     groups: Tensor | None = None
+    text: Tensor | None = None
+    entry: Tensor | None = None
+    count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    def want_text(self, method: str) -> Tensor:
+        """Return which rows are text, or refuse where there is no prompt."""
+        if self.text is None:
+            raise UnsupportedError(
+                f"{method} compares tokens with the prompt, and this stack has none",
+                expected="a stage in a decoder",
+            )
+        return self.text
 
     def want_relay(self, method: str, instead: str) -> int:
         """Return the relay row, or refuse naming what is missing and what would do instead."""
@@ -135,9 +152,10 @@ class Method:
 
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
-    before the site) and ``"relay"`` (a relay row).  ``calibrated``: roles in which the schedule
-    reads ``Setting.entropies``.  ``options``: its settings and their defaults.  ``combine``: what
-    becomes of the rows that stay (merging, recycling); None: nothing.
+    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text) and ``"entry"``
+    (the stream as it entered the stack).  ``calibrated``: roles in which the schedule reads
+    ``Setting.entropies``.  ``options``: its settings and their defaults.  ``combine``: what becomes
+    of the rows that stay (merging, recycling); None: nothing.
     """
 
     name: str

@@ -35,11 +35,13 @@ class Stages:
         seed: int,
         forced: Sequence[Tensor] | None,
         reach: Mapping[str, Tensor | None],
+        original: Mapping[fx.Node, Any],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
+        self.original = original
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
         nodes = {p.site.value for p in placed}
@@ -73,7 +75,8 @@ class Stages:
         quota = tuple((placed.stage.keep - fixed).tolist())
         lost = self._lost(placed, table, shape)
         left = alive.nonzero()[:, 1].view(len(alive), -1)
-        taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table)
+        count = int((alive & visual).sum(1)[0])
+        taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table, count)
         raw = self._score(placed.method, taps, alive, left)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
@@ -131,10 +134,20 @@ class Stages:
         alive: Tensor,
         left: Tensor,
         table: Tensor,
+        visual: int,
     ) -> Taps:
-        """Return what the method reads: the rows ``left`` ``[B, K]`` of each item."""
+        """Return what the method reads: rows ``left`` ``[B, K]``, ``visual`` of them visual."""
         reader = TapReader(self.dims, self.seen, rows.lead, left)
-        same = placed.same
+        same, text = placed.same, None
+        if placed.padding:
+            first = placed.stack.stack.layers[0].attention[0]
+            every = torch.arange(alive.shape[1]).expand(alive.shape)
+            real = TapReader(self.dims, self.original, rows.lead, every).reads_itself(first)
+            text = (real & ~candidates).gather(1, left)
+        entry = None
+        if "entry" in placed.method.needs:
+            entered = rows.items(self.seen[placed.stack.sites[0].value])
+            entry = entered.gather(1, left[..., None].expand(-1, -1, entered.shape[-1]))
         return Taps(
             layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
             layer_count=len(placed.stack.stack.layers),
@@ -143,9 +156,12 @@ class Stages:
             carried=None if same is None else self.choices[same].raw.gather(1, left),
             relay=placed.stack.relay,
             keep=placed.stage.keep,
+            count=visual,
             seed=self.seed,
             group=placed.site.group,
             groups=_numbers(table, alive, left) if placed.site.scattered else None,
+            text=text,
+            entry=entry,
             options=placed.stage.options,
         )
 
