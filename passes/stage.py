@@ -21,14 +21,10 @@ from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
-from tokopt.passes.scoring import (
-    StackState,
-    combine_rows,
-    origins,
-    read_site,
-    score_rows,
-    token_rows,
-)
+from tokopt.passes.placing import refuse_groups
+from tokopt.passes.reading import origins, read_site, token_rows
+from tokopt.passes.scoring import combine_rows, score_rows
+from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
 
@@ -51,7 +47,8 @@ def insert_stage(
 ) -> tuple[Inserted, Cut]:
     """Insert one stage's scores and selection in place; return its trace and the cut to make."""
     _check(stage, site, state)
-    _check_combine(method, site)
+    if method.combine is not None:
+        refuse_groups(method.name, site.name, site.group)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     with work.after(site.value):
         reading = read_site(work, stack, site, stage, method, state, lead, seed)
@@ -115,16 +112,6 @@ def _check(stage: Stage, site: Site, state: StackState) -> None:
         raise UnsupportedError(
             f"keep = {stage.keep} at {site.name}, where {state.visual} visual rows are left",
             expected="stages that keep fewer and fewer rows",
-        )
-
-
-def _check_combine(method: Method, site: Site) -> None:
-    if method.combine is not None and site.group != 1:
-        raise UnsupportedError(
-            f"{method.name} folds single rows, and at {site.name} rows leave in groups of "
-            f"{site.group}",
-            expected="a site where rows leave one by one",
-            hint="place it where the groups are rows: behind the merger, in the decoder",
         )
 
 

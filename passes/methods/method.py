@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.places import Places
+
+GRID = "grid"
+"""The stage option in which a person states the grid of patches, where no graph tells it."""
 
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
@@ -59,8 +63,10 @@ class Taps:
     scores: neighbours, or, where ``groups`` ``[B, N]`` is given, the candidates of one number in
     it.  ``text`` is bool ``[B, N]``: rows of a prompt that may not be dropped and are no padding;
     None where the method does not need it.  ``entry`` is the stream as it entered the stack, at the
-    rows there are now, ``[B, N, C]``; None where the method does not need it.  ``count`` is the
-    number of visual rows there are now.  ``options`` are the stage's own settings.
+    rows there are now, ``[B, N, C]``; None where the method does not need it.  ``places`` is where
+    in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
+    does not need it.  ``count`` is the number of visual rows there are now.  ``options`` are the
+    stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -75,6 +81,7 @@ class Taps:
     groups: Tensor | None = None
     text: Tensor | None = None
     entry: Tensor | None = None
+    places: Places | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
@@ -86,6 +93,12 @@ class Taps:
                 expected="a stage in a decoder",
             )
         return self.text
+
+    def want_places(self, method: str) -> Places:
+        """Return where each row comes from, or refuse where nobody knows."""
+        if self.places is None:
+            raise UnsupportedError(f"{method} needs to know where in the image rows come from")
+        return self.places
 
     def want_relay(self, method: str, instead: str) -> int:
         """Return the relay row, or refuse naming what is missing and what would do instead."""
@@ -152,10 +165,11 @@ class Method:
 
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
-    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text) and ``"entry"``
-    (the stream as it entered the stack).  ``calibrated``: roles in which the schedule reads
-    ``Setting.entropies``.  ``options``: its settings and their defaults.  ``combine``: what becomes
-    of the rows that stay (merging, recycling); None: nothing.
+    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
+    stream as it entered the stack) and ``"places"`` (where in its image a row comes from).
+    ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
+    settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
+    recycling); None: nothing.
     """
 
     name: str

@@ -27,6 +27,7 @@ from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
+from tokopt.passes.placed import places_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def run_oracle(
     _refuse_nan(_outputs(facts, plain.execute(values)), inputs)
     sizes = Sizes(facts.exported, values)
     reach = {p.site.name: facts.reach(p.site) for p in placed}
-    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen)
+    where = places_of(facts, plan, methods)
+    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where)
     marking = MaskedInterpreter(facts, stages.visits, stages.watched)
     stages.seen = marking.seen
     outputs = _outputs(facts, marking.execute(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.places import Places
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
@@ -36,12 +38,13 @@ class Stages:
         forced: Sequence[Tensor] | None,
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
+        places: Mapping[str, Places],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
-        self.original = original
+        self.original, self.places = original, places
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
         nodes = {p.site.value for p in placed}
@@ -77,6 +80,9 @@ class Stages:
         left = alive.nonzero()[:, 1].view(len(alive), -1)
         count = int((alive & visual).sum(1)[0])
         taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table, count)
+        where = self.places.get(site.name)
+        if where is not None:
+            taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
         raw = self._score(placed.method, taps, alive, left)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
@@ -178,6 +184,17 @@ class Stages:
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) -> Places:
+    """Return the places of rows ``left``, an item at a time; -1 at those that may not go."""
+    table = torch.full((*left.shape, 3), -1)
+    for item, rows in enumerate(left.tolist()):
+        numbers = {row: n for n, row in enumerate(visual[item].nonzero()[:, 0].tolist())}
+        for at, row in enumerate(rows):
+            if bool(candidates[item, at]):
+                table[item, at] = places.table[numbers[row]]
+    return places.seen(table)
 
 
 def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Tensor) -> Tensor:

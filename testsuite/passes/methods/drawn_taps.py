@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tokopt.ir.places import Places
 from tokopt.passes.methods.method import LayerTap, Taps
 
 PREFIX = 2
@@ -40,6 +41,17 @@ def text_rows(visual: Tensor) -> Tensor:
     text = ~visual
     text[1::2, 0] = False
     return text
+
+
+def places(visual: Tensor) -> Places:
+    """Candidates in raster order on the squarest grid that holds them."""
+    count = max(int(visual[0].sum()), 1)
+    height = max(h for h in range(1, count + 1) if count % h == 0 and h * h <= count)
+    width = count // height
+    number = visual.long().cumsum(1) - 1
+    table = torch.stack([0 * number, number // width, number % width], dim=-1)
+    on = visual.unsqueeze(-1)
+    return Places(*torch.where(on, table, -1).unbind(-1), (1, height, width))
 
 
 def drawn_taps(
@@ -80,6 +92,7 @@ def drawn_taps(
         count=int(visual[0].sum()),
         seed=seed,
         text=text_rows(visual) if role == "decoder" else None,
+        places=places(visual),
         entry=draw(batch, rows, 2 * width, seed=1000 * seed + 7),
         options=options or {},
     )

@@ -21,7 +21,7 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-READS_POSITION = {"random", "stride", "visionzip"}
+READS_POSITION = {"random", "stride", "visionzip", "downsample"}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
@@ -89,6 +89,7 @@ def take(taps: Taps, item: int) -> Taps:
         carried=taps.carried[one],
         text=None if taps.text is None else taps.text[one],
         entry=None if taps.entry is None else taps.entry[one],
+        places=None if taps.places is None else taps.places.seen(taps.places.table[one]),
     )
 
 
@@ -134,6 +135,7 @@ def permuted(taps: Taps, order: Tensor) -> Taps:
         hidden=taps.hidden[:, order],
         carried=taps.carried[:, order],
         entry=None if taps.entry is None else taps.entry[:, order],
+        places=None if taps.places is None else taps.places.seen(taps.places.table[:, order]),
     )
 
 
@@ -166,11 +168,13 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
         operands = [x for t in taps.layers for x in (t.query, t.key, t.value)]
         assert taps.carried is not None and taps.entry is not None
         text = taps.candidates if taps.text is None else taps.text
-        return [*operands, taps.candidates, taps.hidden, taps.carried, taps.entry, text]
+        assert taps.places is not None
+        where = taps.places.table
+        return [*operands, taps.candidates, taps.hidden, taps.carried, taps.entry, text, where]
 
     def traced(*operands: Tensor) -> Tensor:
         layers = [rebuilt(d, *operands[3 * d : 3 * d + 3]) for d in range(2)]
-        candidates, hidden, carried, entry, text = operands[6:]
+        candidates, hidden, carried, entry, text, where = operands[6:]
         return score(
             name,
             dataclasses.replace(
@@ -181,6 +185,7 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
                 carried=carried,
                 entry=entry,
                 text=None if taps.text is None else text,
+                places=None if taps.places is None else taps.places.seen(where),
             ),
         )
 
