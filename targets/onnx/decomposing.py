@@ -10,7 +10,8 @@ that writes to a value is left to torch's own way, which makes it functional fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,8 +52,19 @@ def _take_apart(graph: fx.Graph, table: Table) -> None:
             continue
         with graph.inserting_before(node):
             made = splice(graph, _calling(node), node.all_input_nodes, mode, table)
+        _put_in_place(graph, node, made)
+
+
+def _put_in_place(graph: fx.Graph, node: fx.Node, made: fx.Node | Sequence[fx.Node]) -> None:
+    """Let ``made`` be read in a call's stead, item by item where the call gives several values."""
+    if isinstance(made, fx.Node):
         node.replace_all_uses_with(made)
-        graph.erase_node(node)
+    else:
+        for item in list(node.users):
+            assert item.target is operator.getitem, "several values are read one by one"
+            item.replace_all_uses_with(made[item.args[1]])  # type: ignore[index]
+            graph.erase_node(item)
+    graph.erase_node(node)
 
 
 def _is_taken_apart(target: OpOverload, table: Table) -> bool:
