@@ -5,7 +5,7 @@ twice: 21 of 35 s of the shipped model's lowering, to replace six of its 1000 ca
 normal form is functional and every value is recorded, so a call can be taken apart where it stands.
 
 Sound: a call is replaced by what torch itself traces it to under the table it was given.  A graph
-that writes to a value is left to torch's own way, which makes it functional first.
+that writes to a value, before or after, is left to torch's own way, which makes it functional.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ class CallByCall(ExportedProgram):
         self, decomp_table: Table | None = None, decompose_custom_triton_ops: bool = False
     ) -> ExportedProgram:
         """Return a program without the operators of the table; this one stays as it is."""
-        calls = [node for node in self.graph.nodes if isinstance(node.target, OpOverload)]
-        if decomp_table is None or any(node.target._schema.is_mutable for node in calls):
-            table: Any = decomp_table
-            return super().run_decompositions(table, decompose_custom_triton_ops)
-        module = copy_graph(self.graph_module)
-        _take_apart(module.graph, decomp_table)
+        module, table = copy_graph(self.graph_module), decomp_table
+        if table is not None and not _writes(module.graph):
+            _take_apart(module.graph, table)
+        if table is None or _writes(module.graph):
+            wanted: Any = table
+            return super().run_decompositions(wanted, decompose_custom_triton_ops)
         _share_sizes(module.graph)
         return rebuilt(self, module)
+
+
+def _writes(graph: fx.Graph) -> bool:
+    """Whether some call writes to its operands: torch's own view of a few operators does."""
+    targets = (node.target for node in graph.nodes)
+    return any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
 
 
 def _take_apart(graph: fx.Graph, table: Table) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,12 @@ class Writes(nn.Module):
         return x.clone().add_(1)
 
 
-def targets(exported: ExportedProgram) -> list[object]:
+class Pools(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool1d(x, 1)
+
+
+def targets(exported: ExportedProgram) -> list[Any]:
     return [node.target for node in exported.graph.nodes if node.op == "call_function"]
 
 
@@ -78,9 +85,12 @@ def test_inputs_keep_names_that_python_has_too_and_outputs_are_found_again() -> 
     assert torch.equal(one, torch.ones(2)) and torch.equal(zero, torch.zeros(2))
 
 
-def test_a_program_that_writes_is_made_functional_first() -> None:
-    exported = torch.export.export(Writes(), (torch.randn(3),))
-    assert aten.add_.Tensor in targets(exported)
-    taken = CallByCall(exported).run_decompositions(TABLE)
-    assert aten.add_.Tensor not in targets(taken)
-    assert torch.equal(taken.module()(torch.ones(3)), torch.full((3,), 2.0))
+@pytest.mark.parametrize("module", [Writes(), Pools()])
+def test_what_writes_or_is_made_of_writes_is_made_functional_first(module: nn.Module) -> None:
+    x = torch.randn(2, 3, 4)
+    exported = torch.export.export(module, (x,))
+    pool = aten.adaptive_avg_pool1d.default
+    taken = CallByCall(exported).run_decompositions({pool: pool.decompose})
+    assert pool not in targets(taken)
+    assert not any(target._schema.is_mutable for target in targets(taken))
+    assert torch.equal(taken.module()(x), module(x))
