@@ -1,0 +1,98 @@
+"""Greedy: choose one unit of rows after the other, in a loop of static length inside the graph.
+
+A method gives its recurrence: the gain of every row in the current state, and the state after a
+row was chosen.  The loop is torch's ``scan``, one node with a body, whatever the number of steps:
+it is traced with free sizes, saved in a PT2 archive, translated to ONNX ``Scan`` and compiled by
+AOTInductor, and called on real tensors (by the oracle, by tests) it is a plain loop.  Why not
+``while_loop``, which goes the same ways at the same speed: its length is data, a condition computed
+at each step; a loaded file could loop for ever, and a GPU would wait for the host at every step.
+
+No state has two dims of N rows: a step multiplies the features with the chosen row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tokopt.passes.methods.method import Taps
+from tokopt.passes.methods.rows import LOWEST, TINY, group_of
+
+Gain = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""``(state, given) -> [B, N]`` fp32: how good each row would be as the next one."""
+Update = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Sequence[Tensor]]
+"""``(state, given, chosen) -> state`` after row ``chosen``, int64 ``[B, 1]``; shapes stay."""
+
+
+def greedy(
+    taps: Taps, gain: Gain, update: Update, state: Sequence[Tensor], given: Sequence[Tensor]
+) -> Tensor:
+    """Return the order of choice as a score, fp32 ``[B, N]``: first chosen highest, last 1, rest 0.
+
+    ``taps.keep // taps.group`` times the candidate of highest gain is chosen (the lowest of
+    equals), and with it all rows of its group.  Rows that are no candidates have -1.  ``state`` is
+    carried from step to step, ``given`` is the same in all; the functions must use no other tensor.
+    """
+    steps = taps.keep // taps.group
+    order = torch.where(taps.candidates, 0.0, -1.0)
+    held = len(state)
+
+    def step(*values: Tensor) -> list[Tensor]:
+        order, *now = values[: held + 1]
+        number, unit, *fixed = values[held + 1 :]
+        chosen = gain(now, fixed).masked_fill(order != 0, LOWEST).argmax(1, keepdim=True)
+        taken = (unit == unit.gather(1, chosen)) & (order == 0)
+        after = torch.where(taken, (steps - number).float(), order)
+        return [after, *update(now, fixed, chosen)]
+
+    counted = torch.arange(steps, device=order.device)
+    return loop(step, [order, *state], counted, [group_of(taps), *given])[0]
+
+
+def loop(
+    step: Callable[..., list[Tensor]],
+    carried: Sequence[Tensor],
+    numbers: Tensor,
+    given: Sequence[Tensor],
+) -> Sequence[Tensor]:
+    """Return what is carried after ``carried = step(*carried, number, *given)`` for each number.
+
+    ``numbers`` is a vector.  At least two tensors are carried (Inductor of torch 2.13 unpacks the
+    result of a loop that has one twice); none of them is returned as it came.
+    """
+    assert len(carried) > 1
+    found: Sequence[Tensor] = torch.ops.higher_order.scan(
+        step, list(carried), [numbers], tuple(given)
+    )
+    return found
+
+
+def unit_rows(taps: Taps, rows: Tensor | None = None) -> Tensor:
+    """Return ``rows`` ``[B, N, C]`` (the stream if none are given) as fp32 of length 1.
+
+    Where rows leave in groups every candidate is shown as the mean of its group.
+    """
+    shown = (taps.hidden if rows is None else rows).float()
+    if taps.group > 1:
+        shown = torch.where(taps.candidates.unsqueeze(-1), _group_means(taps, shown), shown)
+    return shown / shown.norm(dim=-1, keepdim=True).clamp_min(TINY**0.5)
+
+
+def _group_means(taps: Taps, rows: Tensor) -> Tensor:
+    """Return at each candidate the mean over its group; there are fewer groups than rows."""
+    number = group_of(taps).clamp_min(0).unsqueeze(-1).expand(rows.shape)
+    inside = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0)
+    sums = torch.zeros_like(rows).scatter_add(1, number, inside)
+    return sums.gather(1, number) / taps.group
+
+
+def row_at(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Return row ``chosen[b]`` of each item of ``[B, N, C]``, as ``[B, 1, C]``."""
+    return rows.gather(1, chosen.unsqueeze(-1).expand(-1, 1, rows.shape[2]))
+
+
+def products(rows: Tensor, row: Tensor) -> Tensor:
+    """Return the products of one row ``[B, 1, C]`` with all ``[B, N, C]``, as ``[B, N]``."""
+    return torch.matmul(row, rows.transpose(1, 2)).squeeze(1)
