@@ -69,19 +69,21 @@ def loop(
     return found
 
 
-def unit_rows(taps: Taps, rows: Tensor | None = None) -> Tensor:
-    """Return ``rows`` ``[B, N, C]`` (the stream if none are given) as fp32 of length 1.
+def unit_rows(taps: Taps) -> Tensor:
+    """Return the rows of the stream scaled to length 1, fp32 ``[B, N, C]``.
 
     Where rows leave in groups every candidate is shown as the mean of its group.
     """
-    shown = (taps.hidden if rows is None else rows).float()
+    shown = taps.hidden.float()
     if taps.group > 1:
-        shown = torch.where(taps.candidates.unsqueeze(-1), _group_means(taps, shown), shown)
+        shown = torch.where(taps.candidates.unsqueeze(-1), group_means(taps, shown), shown)
     return shown / shown.norm(dim=-1, keepdim=True).clamp_min(TINY**0.5)
 
 
-def _group_means(taps: Taps, rows: Tensor) -> Tensor:
-    """Return at each candidate the mean over its group; there are fewer groups than rows."""
+def group_means(taps: Taps, rows: Tensor) -> Tensor:
+    """Return at each candidate the mean of ``rows`` ``[B, N, C]`` over its group."""
+    if taps.group == 1:
+        return rows
     number = group_of(taps).clamp_min(0).unsqueeze(-1).expand(rows.shape)
     inside = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0)
     sums = torch.zeros_like(rows).scatter_add(1, number, inside)
