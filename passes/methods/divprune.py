@@ -49,19 +49,16 @@ def _nearest_other(taps: Taps, rows: Tensor) -> Tensor:
     """Return each row's highest cosine with a candidate of another group, ``[B, N]``."""
     unit = torch.where(taps.candidates, group_of(taps), -1)
 
-    def step(near: Tensor, start: Tensor, _: Tensor, rows: Tensor, unit: Tensor) -> list[Tensor]:
-        places = torch.arange(BLOCK, device=rows.device) + start
-        places = places.clamp_max(rows.shape[1] - 1)  # the last row again and again does no harm
-        alike = torch.matmul(rows.index_select(1, places), rows.transpose(1, 2))
+    def step(near: Tensor, places: Tensor, rows: Tensor, unit: Tensor) -> list[Tensor]:
+        alike = torch.bmm(rows.index_select(1, places), rows.transpose(1, 2))
         units = unit.index_select(1, places).unsqueeze(2)
         other = (units != unit.unsqueeze(1)) & (units >= 0)
-        near = torch.maximum(near, alike.masked_fill(~other, BELOW).amax(1))
-        return [near, start + BLOCK]
+        return [torch.maximum(near, alike.masked_fill(~other, BELOW).amax(1))]
 
+    count = rows.shape[1] // BLOCK + 2  # blocks enough, and never 1; the last row comes often
+    places = torch.arange(count * BLOCK, device=rows.device).clamp_max(rows.shape[1] - 1)
     near = torch.full_like(rows[..., 0], BELOW)
-    start = torch.zeros((), dtype=torch.int64, device=rows.device)
-    blocks = torch.arange((rows.shape[1] + BLOCK - 1) // BLOCK, device=rows.device)
-    return loop(step, [near, start], blocks, [rows, unit])[0]
+    return loop(step, [near], places.unflatten(0, (count, BLOCK)), [rows, unit])[0]
 
 
 METHOD = Method(

@@ -54,19 +54,25 @@ def greedy(
 def loop(
     step: Callable[..., list[Tensor]],
     carried: Sequence[Tensor],
-    numbers: Tensor,
+    over: Tensor,
     given: Sequence[Tensor],
 ) -> Sequence[Tensor]:
-    """Return what is carried after ``carried = step(*carried, number, *given)`` for each number.
+    """Return what is carried after ``carried = step(*carried, over[n], *given)`` for each n.
 
-    ``numbers`` is a vector.  At least two tensors are carried (Inductor of torch 2.13 unpacks the
-    result of a loop that has one twice); none of them is returned as it came.
+    None of what a step returns may be one of its operands.  A step should ask for no free size: the
+    tracer might read it off a stride, which ONNX cannot.  ``over`` must not have a free length that
+    can be 1, which tracing would pin.  A counter is carried besides: Inductor (torch 2.13) unpacks
+    the result of a loop that carries a single tensor twice.
     """
-    assert len(carried) > 1
+
+    def counting(done: Tensor, *values: Tensor) -> list[Tensor]:
+        return [done + 1, *step(*values)]
+
+    done = torch.zeros((), dtype=torch.int64, device=over.device)
     found: Sequence[Tensor] = torch.ops.higher_order.scan(
-        step, list(carried), [numbers], tuple(given)
+        counting, [done, *carried], [over], tuple(given)
     )
-    return found
+    return found[1:]
 
 
 def unit_rows(taps: Taps) -> Tensor:
@@ -97,4 +103,4 @@ def row_at(rows: Tensor, chosen: Tensor) -> Tensor:
 
 def products(rows: Tensor, row: Tensor) -> Tensor:
     """Return the products of one row ``[B, 1, C]`` with all ``[B, N, C]``, as ``[B, N]``."""
-    return torch.matmul(row, rows.transpose(1, 2)).squeeze(1)
+    return torch.bmm(row, rows.transpose(1, 2)).squeeze(1)

@@ -42,7 +42,8 @@ DEFAULTS: dict[str, int | float | str] = {
 def score(taps: Taps) -> Tensor:
     """Return the order of choice ``[B, N]``."""
     covered = _coverage(taps)
-    return greedy(taps, _gain, _update, (torch.zeros_like(covered[..., 0]),), (covered,))
+    numbers = torch.arange(covered.shape[1], device=covered.device)
+    return greedy(taps, _gain, _update, (torch.zeros_like(covered[..., 0]),), (covered, numbers))
 
 
 def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
@@ -51,8 +52,8 @@ def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
     """State: how well each row is covered, ``[B, N]``."""
-    index = chosen.unsqueeze(1).expand(-1, given[0].shape[1], 1)
-    return (torch.maximum(state[0], given[0].gather(2, index).squeeze(2)),)
+    column = (given[1] == chosen).float().unsqueeze(2)  # one 1: the product is the column exactly
+    return (torch.maximum(state[0], torch.bmm(given[0], column).squeeze(2)),)
 
 
 def _coverage(taps: Taps) -> Tensor:

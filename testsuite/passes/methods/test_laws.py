@@ -195,10 +195,10 @@ def test_the_search_for_squares_finds_a_square() -> None:
 
 def test_the_search_for_squares_looks_into_loops() -> None:
     def looped(mask: Tensor) -> Tensor:
-        def step(seen: Tensor, other: Tensor, number: Tensor) -> list[Tensor]:
-            return [seen & (seen[:, None] & seen[:, :, None]).any(1), other + 1]
+        def step(seen: Tensor, number: Tensor) -> list[Tensor]:
+            return [seen & (seen[:, None] & seen[:, :, None]).any(1)]
 
-        return loop(step, [mask, mask.sum()], torch.arange(2), [])[0]
+        return loop(step, [mask], torch.arange(2), [])[0]
 
     graph = make_fx(looped, tracing_mode="symbolic")(torch.ones(2, 14, dtype=torch.bool))
     assert squares(graph, graph.graph.find_nodes(op="placeholder")[0])
