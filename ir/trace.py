@@ -28,7 +28,9 @@ def value_of(argument: Any) -> Any:
 
 
 def _recorded(node: fx.Node) -> Any:
-    return getattr(node.graph.owning_module, str(node.target)) if is_body(node) else node.meta["val"]
+    return (
+        getattr(node.graph.owning_module, str(node.target)) if is_body(node) else node.meta["val"]
+    )
 
 
 def is_body(node: fx.Node) -> bool:

@@ -61,7 +61,7 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
 
 def _relevance(taps: Taps, rows: Tensor) -> Tensor:
     """Return r scaled to 0 .. 1 over the candidates, ``[B, N]``; without text all are 1."""
-    asked = question_rows(taps)
+    asked = question_rows(taps, "cdpruner")
     text = rows.masked_fill(~asked.unsqueeze(-1), 0.0).sum(1, keepdim=True)
     mean = products(rows, text) / asked.sum(1, keepdim=True).clamp_min(1)
     if _sign(taps) < 0:
@@ -86,6 +86,7 @@ METHOD = Method(
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,
+    needs=frozenset({"text"}),
     notes="greedy MAP of a determinantal point process, weighted by relevance to the question",
     options={"compat": "paper"},
 )

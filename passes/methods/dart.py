@@ -40,7 +40,7 @@ def score(taps: Taps) -> Tensor:
     """Return the order of choice ``[B, N]``: the visual pivots, then what each pivot takes."""
     rows, steps = unit_rows(taps), taps.keep // taps.group
     size = taps.want_layers("dart")[-1].key.float().abs().sum((1, 3))
-    text = _largest(size, question_rows(taps))
+    text = _largest(size, question_rows(taps, "dart"))
     given = (rows, group_means(taps, size.unsqueeze(-1)).squeeze(-1), text)
     visual = torch.zeros_like(text[:, : min(PIVOTS, steps)])
     own, pivots = visual.shape[1], visual.shape[1] + PIVOTS
@@ -83,6 +83,6 @@ METHOD = Method(
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,
-    needs=frozenset({"layers"}),
+    needs=frozenset({"layers", "text"}),
     notes="tokens unlike pivots with the largest keys, in the second decoder layer",
 )

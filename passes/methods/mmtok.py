@@ -58,7 +58,7 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
 
 def _coverage(taps: Taps) -> Tensor:
     """Return C ``[B, N, N]``: how well row i is covered by token j, weights included."""
-    rows, visual, asked = unit_rows(taps), taps.candidates, question_rows(taps)
+    rows, visual, asked = unit_rows(taps), taps.candidates, question_rows(taps, "mmtok")
     heat, cold = _option(taps, "text_temperature"), _option(taps, "vision_temperature")
     temperature = torch.where(visual, cold, heat).unsqueeze(-1)
     logits = torch.matmul(rows, rows.transpose(1, 2)) / temperature
@@ -81,6 +81,7 @@ METHOD = Method(
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,
+    needs=frozenset({"text"}),
     notes="greedy coverage of the question and of the image",
     options=DEFAULTS,
 )

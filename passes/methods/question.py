@@ -8,17 +8,13 @@ from torch import Tensor
 from tokopt.passes.methods.method import Taps
 
 
-def question_rows(taps: Taps) -> Tensor:
+def question_rows(taps: Taps, method: str) -> Tensor:
     """Return the text behind the last visual token, bool ``[B, N]``; where there is none, all text.
 
-    Which row is the prompt's last is known where attention was seen before the site; without it
-    padding on the right counts as text.
+    Padding is no text.  Raises ``UnsupportedError`` where the stack has no prompt.
     """
-    number = torch.arange(taps.candidates.shape[1], device=taps.candidates.device)
-    text = ~taps.candidates
-    last = taps.layers[-1].last if taps.layers else None
-    if last is not None:
-        text = text & (number <= last.unsqueeze(1))
+    text = taps.want_text(method)
+    number = torch.arange(text.shape[1], device=text.device)
     newest = torch.where(taps.candidates, number, -1).amax(1, keepdim=True)
     behind = text & (number > newest)
     return behind | (text & ~behind.any(1, keepdim=True))

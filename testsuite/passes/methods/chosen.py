@@ -46,7 +46,9 @@ def with_rows(rows: list[list[float]], keep: int, text: int = 0) -> Taps:
     mask = torch.ones(1, len(rows), dtype=torch.bool)
     mask[:, len(rows) - text :] = False
     taps = drawn_taps("decoder", batch=1, rows=len(rows), keep=keep)
-    return dataclasses.replace(taps, hidden=hidden, candidates=mask)
+    return dataclasses.replace(
+        taps, hidden=hidden, candidates=mask, text=~mask, count=int(mask.sum())
+    )
 
 
 def in_groups(keep: int, scattered: bool, seed: int) -> tuple[Taps, list[list[int]]]:
@@ -63,6 +65,7 @@ def in_groups(keep: int, scattered: bool, seed: int) -> tuple[Taps, list[list[in
         drawn_taps("decoder", batch=1, rows=16, keep=keep),
         hidden=draw(1, 16, 12, seed=seed),
         candidates=mask,
+        text=~mask,
         group=2,
         groups=groups if scattered else None,
     )
@@ -84,6 +87,7 @@ def of_means(taps: Taps, pairs: list[list[int]]) -> Taps:
         taps,
         hidden=merged(taps.hidden),
         candidates=mask,
+        text=~mask,
         group=1,
         groups=None,
         keep=taps.keep // 2,

@@ -93,7 +93,9 @@ class Orders(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         layer = dataclasses.replace(self.taps.layers[0], key=hidden.unsqueeze(1))
-        taps = dataclasses.replace(self.taps, hidden=hidden, candidates=mask, layers=[layer])
+        taps = dataclasses.replace(
+            self.taps, hidden=hidden, candidates=mask, text=~mask, layers=[layer]
+        )
         return tuple(METHODS[name].score(taps) for name in self.names)
 
 
