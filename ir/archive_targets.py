@@ -31,9 +31,12 @@ SCALARS = frozenset(
 
 GROUPS = frozenset(
     f"torch.ops.higher_order.{name}"
-    for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond")
+    for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "scan")
 )
-"""Higher-order operators whose sub-graphs are in the file and are checked like the graph."""
+"""Higher-order operators whose sub-graphs are in the file and are checked like the graph.
+
+``scan`` runs its sub-graph once per row of a tensor: it ends, as ``while_loop`` need not.
+"""
 
 
 def check_target(target: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -22,8 +23,19 @@ def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
 
 
 def value_of(argument: Any) -> Any:
-    """Return an argument with every node replaced by its recorded value."""
-    return fx.node.map_arg(argument, lambda node: node.meta["val"])
+    """Return an argument with every node replaced by its recorded value, a body by its graph."""
+    return fx.node.map_arg(argument, _recorded)
+
+
+def _recorded(node: fx.Node) -> Any:
+    return (
+        getattr(node.graph.owning_module, str(node.target)) if is_body(node) else node.meta["val"]
+    )
+
+
+def is_body(node: fx.Node) -> bool:
+    """Return whether a node stands for the body of a loop, a graph of its own."""
+    return node.op == "get_attr"
 
 
 class Known:
@@ -35,7 +47,7 @@ class Known:
 
     def value(self, node: fx.Node, run: Callable[[], Any]) -> Any:
         """Return the value of an equal call where there was one, else what ``run`` returns."""
-        operands = fx.node.map_arg((node.args, node.kwargs), lambda n: self._form(n.meta["val"]))
+        operands = fx.node.map_arg((node.args, node.kwargs), lambda n: self._form(_recorded(n)))
         form = f"{node.target}{operands}"
         if form not in self._values:
             self._values[form] = run()
@@ -45,6 +57,8 @@ class Known:
         """Return a text that is equal for values of equal sizes, strides and dtypes."""
         if isinstance(value, (list, tuple)):
             return str([self._form(item) for item in value])
+        if isinstance(value, fx.GraphModule):
+            return value.code
         if not isinstance(value, torch.Tensor):
             return str(value)
         if id(value) not in self._forms:
@@ -83,8 +97,9 @@ def splice(
     """Insert what a function does to operands (nodes or constants) at the insertion point.
 
     The function is traced once on the operands' fake values (symbolic sizes stay symbolic) to aten
-    and dialect calls; returns the node of its result (or a tuple of nodes).  ``table`` says what
-    operators are made of, where they are not to be called.
+    and dialect calls; returns the node of its result (or a tuple of nodes).  Bodies of its loops
+    become graphs inside the module that owns ``graph``.  ``table`` says what operators are made of,
+    where they are not to be called.
     """
     nodes = [operand for operand in operands if isinstance(operand, fx.Node)]
 
@@ -106,8 +121,9 @@ def splice(
             copies[node] = graph.node_copy(node, lambda n: copies[n])
             copies[node].meta = {"val": node.meta.get("val")}
         elif node.op == "get_attr":
-            constant = getattr(traced, node.target)
-            copies[node] = _literal(graph, constant, mode)
+            held = getattr(traced, node.target)
+            inner = isinstance(held, fx.GraphModule)
+            copies[node] = _body(graph, held) if inner else _literal(graph, held, mode)
         elif node.op == "output":
             return fx.node.map_arg(node.args[0], lambda n: copies[n])
     raise AssertionError("a traced graph has an output")
@@ -129,6 +145,18 @@ def _sizes_first(graph: fx.Graph) -> None:
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_size.int)[::-1]:
         source = node.args[0]
         (behind if source.op == "placeholder" and behind else source).append(node)
+
+
+def _body(graph: fx.Graph, body: fx.GraphModule) -> fx.Node:
+    """Insert a loop's body: the module that owns the graph holds it, under the next free name."""
+    owner = graph.owning_module
+    assert owner is not None
+    _drop_dead(body.graph)
+    _sizes_first(body.graph)
+    body.recompile()
+    name = next(n for n in map("body_{}".format, count()) if not hasattr(owner, n))
+    setattr(owner, name, body)
+    return graph.get_attr(name)
 
 
 def _literal(graph: fx.Graph, constant: torch.Tensor, mode: FakeTensorMode) -> fx.Node:

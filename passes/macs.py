@@ -46,7 +46,20 @@ Shape = Callable[[fx.Node], Sequence[int]]
 def count_macs(exported: ExportedProgram, inputs: Mapping[str, Tensor]) -> int:
     """Return the multiply-accumulates of one run; ``inputs`` give symbolic sizes their values."""
     sizes = Sizes(exported, bind(exported, inputs))
-    return sum(_macs(node, lambda n: _shape(n, sizes)) for node in exported.graph.nodes)
+    return _graph_macs(exported.graph, lambda n: _shape(n, sizes))
+
+
+def _graph_macs(graph: fx.Graph, shape: Shape) -> int:
+    """Return the multiply-accumulates of a graph; a loop's are its body's at every step."""
+    count = 0
+    for node in graph.nodes:
+        if node.target is torch.ops.higher_order.scan:
+            body, _, (numbers, *_), _ = node.args
+            inner = getattr(graph.owning_module, body.target).graph
+            count += shape(numbers)[0] * _graph_macs(inner, shape)
+        else:
+            count += _macs(node, shape)
+    return count
 
 
 def predict_macs(facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]) -> int:

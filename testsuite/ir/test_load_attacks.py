@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from testsuite.ir.load_archives import Json, dynamic, plain, renamed, rewritten, saved, written
+from torch import Tensor, nn
 
 from tokopt.ir.errors import InputError
 from tokopt.ir.load import load
@@ -296,6 +297,22 @@ def test_a_target_as_an_argument_is_checked_too(content: bytes, tmp_path: Path) 
 def test_a_target_inside_a_sub_graph_is_checked_too(tmp_path: Path) -> None:
     content = saved(dynamic())
     text = renamed("torch.ops.aten.cumsum.default", "torch.hub.os.mknod")
+    with pytest.raises(InputError, match=r"torch\.hub\.os\.mknod"):
+        load(written(tmp_path, rewritten(content, records={"models/model.json": text})))
+
+
+class Looping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        def step(total: Tensor, row: Tensor) -> list[Tensor]:
+            return [total.sinh() + row, total * 1]
+
+        return torch.ops.higher_order.scan(step, [x[0] * 0], [x], ())[0]
+
+
+def test_a_target_inside_a_loop_is_checked_too(tmp_path: Path) -> None:
+    content = saved(torch.export.export(Looping(), (torch.ones(3, 2),), strict=False))
+    assert "scan" in str(load(written(tmp_path, content)).main.graph)
+    text = renamed("torch.ops.aten.sinh.default", "torch.hub.os.mknod")
     with pytest.raises(InputError, match=r"torch\.hub\.os\.mknod"):
         load(written(tmp_path, rewritten(content, records={"models/model.json": text})))
 

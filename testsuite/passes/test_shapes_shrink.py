@@ -31,6 +31,21 @@ def test_a_hand_worked_prediction() -> None:
     assert predict_macs(done.facts, done.plan, given) == expected
 
 
+class Loop(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        def step(total: Tensor, row: Tensor, y: Tensor) -> list[Tensor]:
+            return [total + torch.mm(row, y), row * 1]
+
+        return torch.ops.higher_order.scan(step, [x[0] @ y], [x], (y,))[0]
+
+
+def test_a_loop_costs_its_body_at_every_step() -> None:
+    """One product of 2 x 3 with 3 x 5 before it, seven in it."""
+    given = {"x": torch.ones(7, 2, 3), "y": torch.ones(3, 5)}
+    program = torch.export.export(Loop(), tuple(given.values()), strict=False)
+    assert count_macs(program, given) == 8 * 2 * 3 * 5
+
+
 class Products(nn.Module):
     """Every counted operator once."""
 

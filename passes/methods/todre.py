@@ -1,0 +1,58 @@
+"""ToDRE: the tokens least like all those chosen before them (max-sum diversity).
+
+Paper: Li et al., "ToDRE: Effective Visual Token Pruning via Token Diversity and Task Relevance",
+arXiv:2505.18757, section 4.1 (no code is published).
+
+    first   argmax of the class token's attention in the tower's last layer
+    next    argmin_i Σ_{c chosen} cos(x_i, x_c)     = argmin x̂_i · u,  u = Σ x̂_c
+
+The first version of the paper calls this k-center; it is a sum, as the second says.  Where no class
+token's attention lies before the site (at the decoder's entry, which is where the paper has the
+stage, the tower's is not seen) any pivot may be taken: ours is the row least like all candidates
+together, the rule's own choice for u over them all.
+
+The paper's second stage, removing all visual tokens after layer 7/8 L where the attention between
+them and text is weak, is not here: a stage keeps at least one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tokopt.passes.methods.greedy import greedy, products, row_at, unit_rows
+from tokopt.passes.methods.method import CLASS_ROW, Method, Taps
+from tokopt.passes.methods.random import schedule
+from tokopt.passes.methods.rows import relay_attention
+
+
+def score(taps: Taps) -> Tensor:
+    """Return the order of choice ``[B, N]``."""
+    rows = unit_rows(taps)
+    whole = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0).sum(1, keepdim=True)
+    if taps.relay == CLASS_ROW and taps.layers:
+        pivot = relay_attention(taps.layers[-1], CLASS_ROW)
+    else:
+        pivot = -products(rows, whole)
+    return greedy(taps, _gain, _update, (pivot, whole * 0.0), (rows,))
+
+
+def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
+    return state[0]
+
+
+def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
+    """State: what is shown (the pivot's score at first), u ``[B, 1, C]``."""
+    total = state[1] + row_at(given[0], chosen)
+    return -products(given[0], total), total
+
+
+METHOD = Method(
+    name="todre",
+    paper="arXiv:2505.18757",
+    roles=frozenset({"vision", "decoder"}),
+    score=score,
+    schedule=schedule,
+    notes="max-sum diversity from the class token's favourite; the late drop is not included",
+)
