@@ -21,7 +21,7 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-READS_POSITION = {"random", "stride", "visionzip", "downsample"}
+READS_POSITION = {"random", "stride", "visionzip", "downsample", "holov", "hiprune"}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
