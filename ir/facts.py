@@ -108,21 +108,26 @@ class Facts:
         whole = torch.stack(found).any(0) if found else None
         return None if whole is None or bool(whole.all()) else whole
 
+    def feeder(self, stack: TokenStack) -> tuple[TokenStack, Site, Arrival] | None:
+        """Return the tower whose rows are merged into a stack, its last site, how they arrive."""
+        for tower in self.stacks:
+            for site in reversed(tower.sites if tower is not stack else ()):
+                arrived = self.arrival(site, stack) if site.legal else None
+                if arrived is not None:
+                    return tower, site, arrived
+        return None
+
     def places(self, stack: TokenStack) -> Places:
         """Return where in its image each visual row of a stack comes from.
 
         Raises ``UnsupportedError`` where the graph does not tell.
         """
-        found = None
-        if stack.merge is None:
-            found = tower_places(self.dims, stack.tokens)
-        for tower in self.stacks if stack.merge is not None else ():
-            known = tower_places(self.dims, tower.tokens) if tower.merge is None else None
-            for site in reversed(tower.sites if known is not None else ()):
-                arrived = self.arrival(site, stack) if site.legal else None
-                if known is not None and arrived is not None:
-                    found = arrived_places(known, site.groups(), arrived.units)
-                    break
+        fed = self.feeder(stack) if stack.merge is not None else None
+        found = tower_places(self.dims, stack.tokens if fed is None else fed[0].tokens)
+        if fed is not None and found is not None:
+            found = arrived_places(found, fed[1].groups(), fed[2].units)
+        elif stack.merge is not None:
+            found = None
         if found is None:
             raise UnsupportedError(
                 f"the graph does not tell where in the image the rows of {stack.role} come from",

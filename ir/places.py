@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from tokopt.ir.axis import Axis
-from tokopt.ir.dims import Dims, operator_name
+from tokopt.ir.dims import Dims, arguments_of, operator_name
 from tokopt.ir.errors import InputError
 from tokopt.ir.given import is_float
 
@@ -65,9 +65,10 @@ def stated_places(grid: str, count: int) -> Places:
 def tower_places(dims: Dims, tokens: Axis) -> Places | None:
     """Return the places of a tower's rows, or None where its graph does not tell them."""
     primes = tokens.primes()
-    found = _image_dims(dims, primes)
-    if found is None:
+    node = _image_node(dims, primes)
+    if node is None:
         return None
+    found = _along(dims, node, primes)
     lengths = [int(axis.length) for axis in primes]
     each = torch.meshgrid([torch.arange(length) for length in lengths], indexing="ij")
     number = {id(axis): values.flatten() for axis, values in zip(primes, each, strict=True)}
@@ -112,16 +113,38 @@ def _dense(numbers: Tensor) -> tuple[Tensor, int]:
     return rank, len(different)
 
 
-def _image_dims(dims: Dims, primes: list[Axis]) -> list[list[Axis]] | None:
-    """Return the token axis's factors by dim of the image they are along, outer dims first."""
+def image_of(dims: Dims, tokens: Axis) -> fx.Node | None:
+    """Return the image ``[I, C, H, W]`` that a tower's rows are patches of; None: not known.
+
+    Its patches touch and do not overlap.
+    """
+    node = _image_node(dims, tokens.primes())
+    if node is None:
+        return None
+    if node.op == "placeholder":
+        return node if len(dims.axes[node]) == 4 and node not in dims.learned else None
+    given = arguments_of(node)
+    kernel = given["weight"].meta["val"].shape[2:]
+    stride, padding = given.get("stride", [1]), given.get("padding", [0])
+    whole = list(stride) == list(kernel) and not any(padding) and len(kernel) == 2
+    return given["input"] if whole else None
+
+
+def _image_node(dims: Dims, primes: list[Axis]) -> fx.Node | None:
+    """Return the first value along whose dims a token axis's factors lie apart."""
     if any(not isinstance(axis.length, int) for axis in primes):
         return None
-    for node, axes in dims.axes.items():
+    for node in dims.axes:
         image = node.op == "placeholder" and is_float(node)
         if not image and "conv" not in operator_name(node):
             continue
-        along = [[p for p in axis.primes() if p in primes] for axis in axes]
-        along = [axes for axes in along if axes]
+        along = _along(dims, node, primes)
         if len(along) > 1 and sum(len(axes) for axes in along) == len(primes):
-            return along
+            return node
     return None
+
+
+def _along(dims: Dims, node: fx.Node, primes: list[Axis]) -> list[list[Axis]]:
+    """Return the factors that are along each dim of a value, dims without any left out."""
+    found = [[p for p in axis.primes() if p in primes] for axis in dims.axes[node]]
+    return [axes for axes in found if axes]

@@ -31,6 +31,7 @@ from tokopt.passes.placed import places_of
 from tokopt.passes.series import Series
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
+from tokopt.passes.tower_tap import feeders_of
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"
@@ -57,6 +58,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     sites = [site for run in runs for _, members in run for _, _, site in members]
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
+    feeders = feeders_of(work.facts, plan, methods)
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -70,7 +72,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
-        state.reach, state.places = reach, places
+        state.reach, state.places, state.feeders = reach, places, feeders
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head

@@ -13,6 +13,7 @@ from tokopt.passes.methods.asked import Options
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import stack_places
 from tokopt.passes.placing import Placing
+from tokopt.passes.tower_tap import feeder_of
 
 Entropies = Mapping[str, Sequence[float]]
 
@@ -54,6 +55,8 @@ def fit(
         try:
             if "places" in method.needs:
                 stack_places(facts, stack, options or {})
+            if "tower" in method.needs:
+                feeder_of(facts, stack, method.name)
         except (UnsupportedError, InputError) as refusal:  # a stated grid may fit another stack
             refusals.append(refusal)
             continue

@@ -6,7 +6,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +23,13 @@ from tokopt.ir.sites import Site
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
+from tokopt.passes.numbering import visual_numbers
+from tokopt.passes.operands import Given, Operands
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stream_view import StreamView
-from tokopt.passes.taps import TapRecipe, tap_recipe
+from tokopt.passes.taps import tap_recipe
 from tokopt.passes.text_rows import real_rows
+from tokopt.passes.tower_tap import read_tower
 from tokopt.passes.workspace import Workspace, aten
 
 
@@ -39,7 +42,7 @@ class Reading:
     """
 
     operands: tuple[fx.Node, ...]
-    build: Callable[[Sequence[Tensor]], tuple[Taps, Tensor | None]]
+    build: Callable[[Given], tuple[Taps, Tensor | None]]
     view: StreamView
 
 
@@ -54,79 +57,49 @@ def read_site(
     seed: int,
 ) -> Reading:
     """Return what a stage's method reads; values that are not in the graph yet are inserted."""
-    carried, since = state.carried.get(stage.method, (None, 0))
-    recipes = _recipes(work, stack, range(since, site.depth), lead)
-    view = _view(work, stack, site, state)
-    operands: list[fx.Node] = [site.value]
-    arriving = _arriving(work, stack, site, state)
-    operands += [n for n in (state.mask, carried, arriving) if n is not None]
-    operands += origins(state) if site.scattered else []
-    entry = state.entry if "entry" in method.needs else None
-    gone = _rows_left(work, state, 0) if entry is not None else None
-    if gone is not None and view.rows is not None:
-        raise UnsupportedError(
-            f"{method.name} reads the rows that entered the stack, which lie flat there",
-            where=describe(site.value),
-            hint="place its first stage in front of other stages",
-        )
-    operands += [n for n in (entry, gone) if n is not None]
-    text = None
-    if "text" in method.needs and state.mask is not None:
-        text = _text(work, stack, site, state, lead)
-        operands.append(text)
-    places = state.places.get(site.name)
-    located: list[fx.Node] = []
-    if places is not None:
-        table = work.constant(f"places_{site.name.replace(':', '_')}", places.table)
-        located = [table, *([state.written] if state.written else []), *origins(state)]
-        operands += located
-    left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
-    visual = state.visual
-    for recipe, rows in zip(recipes, left, strict=True):
-        operands += [*recipe.nodes, *([] if rows is None else [rows])]
+    operands, needs = Operands(), method.needs
+    view, visual = _view(work, stack, site, state), state.visual
+    value, mask = operands.slot(site.value), operands.maybe(state.mask)
+    earlier, since = state.carried.get(stage.method, (None, 0))
+    carried = operands.maybe(earlier)
+    arriving = operands.maybe(_arriving(work, stack, site, state))
+    groups = _groups(operands, stack, site, state)
+    entry = _entry(work, operands, site, method, state, view)
+    prompt = "text" in needs and state.mask is not None
+    text = operands.maybe(_text(work, stack, site, state, lead) if prompt else None)
+    places = _placed(work, operands, stack, site, state)
+    tower = read_tower(work, operands, stack, site, state, state.feeders)
+    layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
 
-    def build(tensors: Sequence[Tensor]) -> tuple[Taps, Tensor | None]:
-        given = list(tensors)
-        hidden = view.see(given.pop(0))
-        candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
-        earlier = given.pop(0) if carried is not None else None
-        known = given.pop(0) if arriving is not None else None
+    def build(given: Given) -> tuple[Taps, Tensor | None]:
+        hidden, candidates = view.see(value(given)), mask(given)
+        if candidates is None:
+            candidates = _span(stack, visual, hidden)
+        known = arriving(given)
         if known is not None:  # rows that arrive nowhere (padding cropped off) are no choice
             known = known.repeat(hidden.shape[0] // known.shape[0], 1)
             candidates = candidates & known
-        groups = _groups(stack, site, candidates, given, state) if site.scattered else None
-        entered = view.see(given.pop(0)) if entry is not None else None
-        if entered is not None and gone is not None:
-            entered = rows_at(entered, given.pop(0))
-        prompt = given.pop(0) if text is not None else None
-        where = None
-        if places is not None:
-            table, *numbers = [given.pop(0) for _ in located]
-            where = _placed(places, table, stack.protected, candidates, numbers)
-        layers: list[LayerTap] = []
-        for recipe, rows in zip(recipes, left, strict=True):
-            tap = [given.pop(0) for _ in recipe.nodes]
-            layers.append(recipe.build(tap, None if rows is None else given.pop(0)))
         taps = Taps(
-            layers=layers,
+            layers=layers(given),
             layer_count=len(stack.stack.layers),
             candidates=candidates,
             hidden=hidden,
-            carried=earlier,
+            carried=carried(given),
             relay=stack.relay,
             keep=stage.keep,
             count=visual,
             seed=seed,
             group=site.group,
-            groups=groups,
-            text=prompt,
-            entry=entered,
-            places=where,
+            groups=groups(given, candidates),
+            text=text(given),
+            entry=entry(given),
+            places=places(given, candidates),
+            tower=tower(given, candidates),
             options=stage.options,
         )
         return taps, known
 
-    return Reading(tuple(operands), build, view)
+    return Reading(tuple(operands.nodes), build, view)
 
 
 def origins(state: StackState) -> list[fx.Node]:
@@ -141,14 +114,73 @@ def token_rows(stack: TokenStack, rows: int, origin: Tensor | None = None) -> Te
 
 
 def _groups(
-    stack: TokenStack, site: Site, candidates: Tensor, given: list[Tensor], state: StackState
-) -> Tensor:
-    """Return the number of each row's group among those there are, int64 ``[B, N]``."""
-    origin = given.pop(0) if state.origin is not None else None
+    operands: Operands, stack: TokenStack, site: Site, state: StackState
+) -> Callable[[Given, Tensor], Tensor | None]:
+    """Return how to number each row's group among those there are, int64 ``[B, N]``.
+
+    None where rows leave one by one, or with their neighbours.
+    """
+    origin = operands.maybe(state.origin if site.scattered else None)
     front, rows = stack.protected, state.visual
-    inside = candidates.narrow(1, front, rows)
-    now = numbers_now(group_table(site, inside, token_rows(stack, rows, origin)))
-    return torch.nn.functional.pad(now, (front, candidates.shape[1] - front - rows))
+
+    def groups(given: Given, candidates: Tensor) -> Tensor | None:
+        if not site.scattered:
+            return None
+        inside = candidates.narrow(1, front, rows)
+        now = numbers_now(group_table(site, inside, token_rows(stack, rows, origin(given))))
+        return torch.nn.functional.pad(now, (front, candidates.shape[1] - front - rows))
+
+    return groups
+
+
+def _entry(
+    work: Workspace,
+    operands: Operands,
+    site: Site,
+    method: Method,
+    state: StackState,
+    view: StreamView,
+) -> Callable[[Given], Tensor | None]:
+    """Return how to see the rows there are now as they entered the stack, ``[B, N, C]``."""
+    wanted = state.entry if "entry" in method.needs else None
+    gone = _rows_left(work, state, 0) if wanted is not None else None
+    if gone is not None and view.rows is not None:
+        raise UnsupportedError(
+            f"{method.name} reads the rows that entered the stack, which lie flat there",
+            where=describe(site.value),
+            hint="place its first stage in front of other stages",
+        )
+    entered, left = operands.maybe(wanted), operands.maybe(gone)
+
+    def entry(given: Given) -> Tensor | None:
+        value, rows = entered(given), left(given)
+        if value is None or rows is None:
+            return None if value is None else view.see(value)
+        return rows_at(view.see(value), rows)
+
+    return entry
+
+
+def _layers(
+    work: Workspace,
+    operands: Operands,
+    stack: TokenStack,
+    depths: range,
+    lead: tuple[Axis, ...],
+    state: StackState,
+) -> Callable[[Given], list[LayerTap]]:
+    """Return how to make the taps of the layers at some depths."""
+    layers = [layer for layer in stack.stack.layers if layer.depth in depths]
+    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
+    recipes = [recipe for recipe in found if recipe is not None]
+    left = [operands.maybe(_rows_left(work, state, recipe.depth)) for recipe in recipes]
+    values = [operands.slots(recipe.nodes) for recipe in recipes]
+
+    def build(given: Given) -> list[LayerTap]:
+        made = zip(recipes, values, left, strict=True)
+        return [recipe.build(value(given), rows(given)) for recipe, value, rows in made]
+
+    return build
 
 
 def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> fx.Node | None:
@@ -187,30 +219,22 @@ def _text(
 
 
 def _placed(
-    places: Places, table: Tensor, front: int, candidates: Tensor, given: list[Tensor]
-) -> Places:
-    """Return the places of the rows there are now, ``[B, N]``, -1 at those that may not go.
+    work: Workspace, operands: Operands, stack: TokenStack, site: Site, state: StackState
+) -> Callable[[Given, Tensor], Places | None]:
+    """Return how to find the places of the rows there are now, -1 at those that may not go."""
+    found = state.places.get(site.name)
+    if found is None:
+        return lambda given, candidates: None
+    whole = found
+    table = operands.slot(work.constant(f"places_{site.name.replace(':', '_')}", whole.table))
+    numbers = visual_numbers(operands, stack, state)
 
-    ``given``: the mask of visual rows as the merge wrote them (decoders), the rows' origins (where
-    rows have gone); ``front`` learned rows stand before a tower's.
-    """
-    count = candidates.shape[1]
-    number = torch.arange(count, device=table.device).unsqueeze(0) - front
-    if given and given[0].dtype == torch.bool:
-        number = given.pop(0).long().cumsum(1) - 1
-        number = number.gather(1, given.pop(0)) if given else number
-    elif given:
-        number = given.pop(0) - front
-    shown = table[number.clamp(0, len(table) - 1)]
-    return places.seen(torch.where(candidates.unsqueeze(-1), shown, -1))
+    def places(given: Given, candidates: Tensor) -> Places:
+        rows = table(given)
+        shown = rows[numbers(given, candidates).clamp(0, len(rows) - 1)]
+        return whole.seen(torch.where(candidates.unsqueeze(-1), shown, -1))
 
-
-def _recipes(
-    work: Workspace, stack: TokenStack, depths: range, lead: tuple[Axis, ...]
-) -> list[TapRecipe]:
-    layers = [layer for layer in stack.stack.layers if layer.depth in depths]
-    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
-    return [recipe for recipe in found if recipe is not None]
+    return places
 
 
 def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None:
@@ -234,8 +258,8 @@ def _view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> 
     return StreamView(site.dim, features, rows)
 
 
-def _span(stack: TokenStack, state: StackState, hidden: Tensor) -> Tensor:
+def _span(stack: TokenStack, visual: int, hidden: Tensor) -> Tensor:
     """Return the candidates of a stack whose visual rows lie together behind learned rows."""
     rows = torch.arange(hidden.shape[1], device=hidden.device)
-    span = (rows >= stack.protected) & (rows < stack.protected + state.visual)
+    span = (rows >= stack.protected) & (rows < stack.protected + visual)
     return span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
+from tokopt.ir.arrival import Arrival
+from tokopt.ir.facts import TokenStack
 from tokopt.ir.places import Places
+from tokopt.ir.sites import Site
 from tokopt.passes.workspace import Count
 
 
@@ -19,9 +22,10 @@ class StackState:
     ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
     the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
     int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
-    anywhere (``Facts.reach``); ``places``: by site, where its rows come from; both were found
-    before anything was rewritten.  ``entry``: the stream as the stack's first layer reads it;
-    ``written`` (decoders): the mask of visual rows as the merge wrote them.
+    anywhere (``Facts.reach``); ``places``: by site, where its rows come from; ``feeders``: by site,
+    the tower that a method reads: all found before anything was rewritten.  ``entry``: the stream
+    as the stack's first layer reads it; ``written`` (decoders): the mask of visual rows as the
+    merge wrote them.
     """
 
     rows: Count
@@ -32,5 +36,6 @@ class StackState:
     cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
     reach: Mapping[str, Tensor | None] = field(default_factory=dict)
     places: Mapping[str, Places] = field(default_factory=dict)
+    feeders: Mapping[str, tuple[TokenStack, Site, Arrival]] = field(default_factory=dict)
     entry: fx.Node | None = None
     written: fx.Node | None = None

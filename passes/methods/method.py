@@ -50,6 +50,34 @@ class LayerTap:
 
 
 @dataclass(frozen=True)
+class TowerTap:
+    """The tower whose rows were written into a sequence, unpruned.
+
+    ``layer`` is its last layer, over ``I`` images, crops or frames.  ``arrive(values, elsewhere)``
+    takes a value per tower row, ``[I, N of the tower]``, to the rows of the sequence, ``[B, N]``:
+    the mean where several rows became one, ``elsewhere`` at visual rows that come from no tower
+    row (newlines), 0 at rows that are no candidates.  ``rows`` says which tower rows can arrive,
+    bool ``[1, N of the tower]``.  ``patches`` are the grey values (mean over channels) that each
+    row was made of, ``[I, N of the tower, P]``, 0 at learned rows; None where that is not known.
+    """
+
+    layer: LayerTap
+    relay: int | None
+    rows: Tensor
+    arrive: Callable[[Tensor, float], Tensor]
+    patches: Tensor | None = None
+
+    def want_patches(self, method: str) -> Tensor:
+        """Return the pixels of each row, or refuse where the graph does not tell."""
+        if self.patches is None:
+            raise UnsupportedError(
+                f"{method} reads the pixels of each patch, and the graph does not tell which are",
+                expected="patches cut by a convolution whose kernel is its stride",
+            )
+        return self.patches
+
+
+@dataclass(frozen=True)
 class Taps:
     """What a score may read at a site.
 
@@ -65,8 +93,9 @@ class Taps:
     None where the method does not need it.  ``entry`` is the stream as it entered the stack, at the
     rows there are now, ``[B, N, C]``; None where the method does not need it.  ``places`` is where
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
-    does not need it.  ``count`` is the number of visual rows there are now.  ``options`` are the
-    stage's own settings.
+    does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
+    need it.  ``count`` is the number of visual rows there are now.  ``options`` are the stage's own
+    settings.
     """
 
     layers: Sequence[LayerTap]
@@ -82,6 +111,7 @@ class Taps:
     text: Tensor | None = None
     entry: Tensor | None = None
     places: Places | None = None
+    tower: TowerTap | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
@@ -99,6 +129,12 @@ class Taps:
         if self.places is None:
             raise UnsupportedError(f"{method} needs to know where in the image rows come from")
         return self.places
+
+    def want_tower(self, method: str) -> TowerTap:
+        """Return the tower, or refuse where the stack has none."""
+        if self.tower is None:
+            raise UnsupportedError(f"{method} reads the tower that feeds a decoder")
+        return self.tower
 
     def want_relay(self, method: str, instead: str) -> int:
         """Return the relay row, or refuse naming what is missing and what would do instead."""
@@ -166,7 +202,8 @@ class Method:
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
     before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
-    stream as it entered the stack) and ``"places"`` (where in its image a row comes from).
+    stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
+    ``"tower"`` (the tower that feeds a decoder).
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.

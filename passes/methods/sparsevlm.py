@@ -30,7 +30,7 @@ from torch import Tensor
 from tokopt.passes.methods.clustering import density_peaks, distances
 from tokopt.passes.methods.fold import first_rows, mean_of_assigned, rows_at, stays, written
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
-from tokopt.passes.methods.rows import LOWEST, TINY, top_rows
+from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
 
 ENTERING, LAYERS = (3, 7, 16), 32
 TOTALS = ((0, 0, 0), (82, 32, 18), (312, 117, 39), (312, 204, 113), (576, 576, 576))
@@ -40,10 +40,9 @@ TOTALS = ((0, 0, 0), (82, 32, 18), (312, 117, 39), (312, 204, 113), (576, 576, 5
 def score(taps: Taps) -> Tensor:
     """Return ratings ``[B, N]``, 4 more at kept rows, 2 at centres; at text rows, who rates."""
     text, raters = _raters(taps)
-    attention = taps.want_layers("sparsevlm")[-1].rows
-    assert attention is not None
+    layer = taps.want_layers("sparsevlm")[-1]
     weight = rows_at(raters.unsqueeze(-1), text).squeeze(-1)
-    mass = (attention(text).mean(1) * weight.unsqueeze(-1)).sum(1)
+    mass = (several(layer, text).mean(1) * weight.unsqueeze(-1)).sum(1)
     rating = mass / weight.sum(1, keepdim=True).clamp_min(TINY)
     kept, centres = _chosen(taps, rating)
     visual = rating + 4.0 * kept + 2.0 * centres

@@ -19,6 +19,7 @@ from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.taps import TapReader
+from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
 
 
@@ -83,6 +84,9 @@ class Stages:
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
+        if placed.feeder is not None:
+            tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
+            taps = replace(taps, tower=tower)
         raw = self._score(placed.method, taps, alive, left)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)

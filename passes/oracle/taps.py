@@ -80,6 +80,11 @@ class TapReader:
         among = (self.alive < last[:, None]).sum(1)
         return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among, each)
 
+    def shape(self, attention: Attention) -> tuple[int, int]:
+        """Return how many items and rows an attention's values have."""
+        value = self._unchecked(attention.value)
+        return value.shape[0], value.shape[2]
+
     def reads_itself(self, attention: Attention) -> Tensor:
         """Return which rows may read themselves in some head, bool ``[B, N]``: no padding does."""
         if attention.fused:
@@ -94,12 +99,15 @@ class TapReader:
 
     def _see(self, node: fx.Node, rows: int = -2, features: int = -1) -> Tensor:
         """Return a captured operand as ``[B, H, N, d]``, full length."""
-        part = layout_of(node, self.dims, self.lead, rows, features).apply(self.seen[node])
+        part = self._unchecked(node, rows, features)
         if part.shape[0] != len(self.alive):
             raise InternalError(
                 f"{node.name} has {part.shape[0]} items, the stream {len(self.alive)}"
             )
         return part
+
+    def _unchecked(self, node: fx.Node, rows: int = -2, features: int = -1) -> Tensor:
+        return layout_of(node, self.dims, self.lead, rows, features).apply(self.seen[node])
 
     def _rows(self, part: Tensor) -> Tensor:
         index = self.alive[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.places import Places
-from tokopt.passes.methods.method import LayerTap, Taps
+from tokopt.passes.methods.method import LayerTap, Taps, TowerTap
 
 PREFIX = 2
 
@@ -54,6 +54,17 @@ def places(visual: Tensor) -> Places:
     return Places(*torch.where(on, table, -1).unbind(-1), (1, height, width))
 
 
+def tower_of(layer: LayerTap, visual: Tensor, patches: Tensor) -> TowerTap:
+    """A tower of as many rows as there are candidates, behind two learned ones."""
+
+    def arrive(values: Tensor, elsewhere: float) -> Tensor:
+        number = (visual.long().cumsum(1) - 1).clamp_min(0)
+        return values[:, PREFIX:].gather(1, number).masked_fill(~visual, 0.0)
+
+    rows = torch.arange(layer.query.shape[2]).unsqueeze(0) >= PREFIX
+    return TowerTap(layer, None, rows, arrive, patches)
+
+
 def drawn_taps(
     role: str = "vision",
     *,
@@ -73,6 +84,11 @@ def drawn_taps(
         return draw(batch, count, rows, width, seed=1000 * seed + 10 * depth + which)
 
     visual = candidates(role, batch, rows)
+    count = int(visual[0].sum())
+    towers = [
+        draw(batch, heads, count + PREFIX, width, seed=1000 * seed + 900 + i) for i in range(3)
+    ]
+    pixels = draw(batch, count + PREFIX, 9, seed=1000 * seed + 6)
     return Taps(
         layers=[
             tap(
@@ -89,7 +105,8 @@ def drawn_taps(
         carried=draw(batch, rows, seed=1000 * seed + 8).abs() if carried else None,
         relay=-1 if role == "decoder" else relay,
         keep=keep,
-        count=int(visual[0].sum()),
+        count=count,
+        tower=tower_of(tap(0, *towers), visual, pixels) if role == "decoder" else None,
         seed=seed,
         text=text_rows(visual) if role == "decoder" else None,
         places=places(visual),

@@ -19,6 +19,7 @@ FOLDING = [
     for role in sorted(method.roles)
     if method.combine is not None
 ]
+ROWS = 30
 every_fold = pytest.mark.parametrize(("name", "role"), FOLDING)
 
 
@@ -35,7 +36,7 @@ def combined(name: str, taps: Taps, stay: Tensor) -> Tensor:
 
 
 def taps_of(role: str, keep: int, **more: object) -> Taps:
-    drawn = drawn_taps(role, rows=17, keep=keep, carried=True, **more)  # type: ignore[arg-type]
+    drawn = drawn_taps(role, rows=ROWS, keep=keep, **more)  # type: ignore[arg-type]
     assert drawn.candidates.sum(1).unique().numel() == 1
     return drawn
 
@@ -44,7 +45,7 @@ def taps_of(role: str, keep: int, **more: object) -> Taps:
 def test_keeping_all_folds_nothing(name: str, role: str) -> None:
     count = int(taps_of(role, 1).candidates[0].sum())
     taps = taps_of(role, count)
-    every = torch.arange(17).expand(2, 17)
+    every = torch.arange(ROWS).expand(2, -1)
     assert torch.equal(combined(name, taps, every), taps.hidden)
 
 

@@ -5,11 +5,11 @@ import functools
 
 import pytest
 import torch
-from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps
+from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps, tower_of
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tokopt.passes.methods.method import LayerTap, Taps
+from tokopt.passes.methods.method import LayerTap, Taps, TowerTap
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.methods.rows import attention_row, attention_rows
 
@@ -21,7 +21,7 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-READS_POSITION = {"random", "stride", "visionzip", "downsample", "holov", "hiprune"}
+READS_POSITION = {"random", "stride", "visionzip", "downsample", "vflowopt", "hiprune", "holov"}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
@@ -69,7 +69,6 @@ def test_items_of_a_batch_do_not_see_each_other(name: str, role: str, relay: int
 
 def take(taps: Taps, item: int) -> Taps:
     one = slice(item, item + 1)
-    assert taps.carried is not None
     return dataclasses.replace(
         taps,
         layers=[
@@ -86,11 +85,26 @@ def take(taps: Taps, item: int) -> Taps:
         ],
         candidates=taps.candidates[one],
         hidden=taps.hidden[one],
-        carried=taps.carried[one],
+        carried=None if taps.carried is None else taps.carried[one],
         text=None if taps.text is None else taps.text[one],
         entry=None if taps.entry is None else taps.entry[one],
         places=None if taps.places is None else taps.places.seen(taps.places.table[one]),
+        tower=None if taps.tower is None else _tower(taps, item, len(taps.hidden)),
     )
+
+
+def _tower(taps: Taps, item: int, batch: int) -> TowerTap:
+    assert taps.tower is not None and taps.tower.patches is not None
+    one, layer = slice(item, item + 1), taps.tower.layer
+    alone = dataclasses.replace(
+        layer,
+        query=layer.query[one],
+        key=layer.key[one],
+        value=layer.value[one],
+        row=_only(layer.row, one),
+        rows=functools.partial(_only_rows, layer, item, batch),
+    )
+    return tower_of(alone, taps.candidates[one], taps.tower.patches[one])
 
 
 def _only(row, one: slice):  # type: ignore[no-untyped-def]
@@ -136,11 +150,20 @@ def permuted(taps: Taps, order: Tensor) -> Taps:
         carried=taps.carried[:, order],
         entry=None if taps.entry is None else taps.entry[:, order],
         places=None if taps.places is None else taps.places.seen(taps.places.table[:, order]),
+        tower=None
+        if taps.tower is None
+        else dataclasses.replace(
+            taps.tower, arrive=functools.partial(_permuted_arrival, taps.tower, order)
+        ),
     )
 
 
 def _permuted_row(tap: LayerTap, order: Tensor, number: int) -> Tensor:
     return tap.row(int(order[number]))[:, :, order]
+
+
+def _permuted_arrival(tower: TowerTap, order: Tensor, values: Tensor, elsewhere: float) -> Tensor:
+    return tower.arrive(values, elsewhere)[:, order]
 
 
 def _permuted_rows(tap: LayerTap, order: Tensor, at: Tensor) -> Tensor:
@@ -169,12 +192,15 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
         assert taps.carried is not None and taps.entry is not None
         text = taps.candidates if taps.text is None else taps.text
         assert taps.places is not None
-        where = taps.places.table
-        return [*operands, taps.candidates, taps.hidden, taps.carried, taps.entry, text, where]
+        assert taps.tower is None or taps.tower.patches is not None
+        above = [] if taps.tower is None else [taps.tower.layer, taps.tower.patches]
+        tower = [x for t in above[:1] for x in (t.query, t.key, t.value)] + above[1:]
+        first = [taps.candidates, taps.hidden, taps.carried, taps.entry, text]
+        return [*operands, *first, taps.places.table, *tower]
 
     def traced(*operands: Tensor) -> Tensor:
         layers = [rebuilt(d, *operands[3 * d : 3 * d + 3]) for d in range(2)]
-        candidates, hidden, carried, entry, text, where = operands[6:]
+        candidates, hidden, carried, entry, text, where, *tower = operands[6:]
         return score(
             name,
             dataclasses.replace(
@@ -186,6 +212,7 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
                 entry=entry,
                 text=None if taps.text is None else text,
                 places=None if taps.places is None else taps.places.seen(where),
+                tower=tower_of(rebuilt(0, *tower[:3]), candidates, tower[3]) if tower else None,
             ),
         )
 
