@@ -1,0 +1,77 @@
+"""FoPru: keep the patches that other patches look at.
+
+Paper: Jiang et al., "FoPru: Focal Pruning for Efficient Large Vision-Language Models", 2024,
+arXiv:2411.14164, its rank strategy.  No official code was found; beside the paper there is a port
+(hydrainfer).  A is the attention among patches alone, class row and column taken away, in the layer
+whose output is the feature:
+
+    u_j = mean_i mean_h A[i, j]         received
+    w_i = mean_j mean_h A[i, j]         given
+
+One stage at the end of the tower, top-k in original order.
+
+Paper against port: ``scores="attention"`` (the default) reads A after the softmax; given attention
+is then nearly the same for all, and u is the score.  ``scores="logits"`` is the port: A before the
+softmax, and whichever of u and w has the larger variance.  Logits are averaged without their
+matrix: the mean over i of q_i · k_j is q̄ · k_j.
+
+The row strategy (whole lines of the grid) is not here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokopt.ir.errors import InputError
+from tokopt.passes.methods.method import LayerTap, Method, Placement, Setting, Taps
+from tokopt.passes.methods.received import received
+from tokopt.passes.methods.rows import dot
+
+
+def score(taps: Taps) -> Tensor:
+    """Return how much each patch is looked at, ``[B, N]``."""
+    layer = taps.want_layers("fopru")[-1]
+    kind = taps.options.get("scores", "attention")
+    if kind == "attention":
+        return received(layer, taps, everyone=False)
+    if kind == "logits":
+        return _by_logits(layer, taps.candidates)
+    raise InputError(f"fopru: scores = {kind!r}", expected="'attention' or 'logits'")
+
+
+def _by_logits(layer: LayerTap, candidates: Tensor) -> Tensor:
+    heads, groups = layer.key.shape[1], layer.query.shape[1] // layer.key.shape[1]
+    inside = candidates[:, None, :, None].float()
+    count = inside.sum(2).clamp_min(1)
+    asking = (layer.query.float() * inside).sum(2) / count
+    asked = (layer.key.float() * inside).sum(2) / count
+    got = dot(asking, layer.key).mean(1) * layer.scale
+    query = layer.query.float().unflatten(1, (heads, groups))
+    given = (query * asked[:, :, None, None]).sum(-1).mean((1, 2)) * layer.scale
+    focal = _spread(got, candidates) >= _spread(given, candidates)
+    return torch.where(focal, got, given)
+
+
+def _spread(values: Tensor, candidates: Tensor) -> Tensor:
+    """Return the variance over candidates, ``[B, 1]``."""
+    count = candidates.sum(1, keepdim=True).clamp_min(1)
+    mean = (values * candidates).sum(1, keepdim=True) / count
+    return ((values - mean).square() * candidates).sum(1, keepdim=True) / count
+
+
+def schedule(setting: Setting) -> tuple[Placement, ...]:
+    """One stage, after the tower's last layer."""
+    return (Placement(setting.layers, setting.keep),)
+
+
+METHOD = Method(
+    name="fopru",
+    paper="arXiv:2411.14164",
+    roles=frozenset({"vision"}),
+    score=score,
+    schedule=schedule,
+    needs=frozenset({"layers"}),
+    notes="attention that patches get from each other in the tower's last layer",
+    options={"scores": "attention"},
+)

@@ -1,0 +1,52 @@
+"""PyramidDrop: three stages in the decoder, each keeps what the last prompt token looks at.
+
+Paper: Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual
+Redundancy Reduction", CVPR 2025, arXiv:2410.17247.  Entering layers 8, 16 and 24 of 32:
+
+    score_j = mean_h A[last, j]         after the softmax over the whole sequence
+    kept    = N·λ, N·λ², N·λ³           λ = 1/2 as published: 288, 144, 72 of 576
+
+Here λ = (keep / N)^(1/3), which is 1/2 at the published 72; counts are rounded down to whole
+groups, never below ``keep``.  Layer k of 32 becomes round(k · L/32), at least 1 and at most L - 1;
+of two on one site the later count holds.
+
+Where we differ: the released code makes queries and keys of the layer *behind* the cut once more
+for the score; we read the layer before it, whose attention is there already, as FastV does.  The
+code renumbers positions; here they are kept.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tokopt.passes.methods.method import LAST_ROW, Method, Placement, Setting, Taps
+from tokopt.passes.methods.rows import relay_attention
+
+ENTERING, LAYERS = (8, 16, 24), 32
+
+
+def score(taps: Taps) -> Tensor:
+    """Return the last token's attention in the layer before the site, ``[B, N]``."""
+    return relay_attention(taps.want_layers("pdrop")[-1], LAST_ROW)
+
+
+def schedule(setting: Setting) -> tuple[Placement, ...]:
+    """Three stages, each keeping the same share of what the one before it left."""
+    share = (setting.keep / setting.count) ** (1 / len(ENTERING))
+    counts: dict[int, int] = {}
+    for stage, entering in enumerate(ENTERING, 1):
+        depth = max(1, min(round(entering * setting.layers / LAYERS), setting.layers - 1))
+        rows = int(setting.count * share**stage + 1e-6) // setting.group * setting.group
+        counts[depth] = setting.keep if stage == len(ENTERING) else max(rows, setting.keep)
+    return tuple(Placement(depth, keep) for depth, keep in counts.items())
+
+
+METHOD = Method(
+    name="pdrop",
+    paper="arXiv:2410.17247",
+    roles=frozenset({"decoder"}),
+    score=score,
+    schedule=schedule,
+    needs=frozenset({"layers", "relay"}),
+    notes="attention of the last prompt token, in three stages of equal share",
+)
