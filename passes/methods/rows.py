@@ -49,6 +49,28 @@ def attention_row(
     return torch.softmax(logits, dim=-1)
 
 
+def attention_rows(
+    query: Tensor, key: Tensor, mask: Tensor | None, rows: Tensor, scale: float, causal: bool
+) -> Tensor:
+    """Return post-softmax attention of queries ``rows`` ``[B, T]``, fp32 ``[B, H, T, N]``.
+
+    ``mask`` holds the queries' own lines, broadcasting to the result.  See ``attention_row``.
+    """
+    index = rows.unsqueeze(1).unsqueeze(-1).expand(-1, query.shape[1], -1, query.shape[3])
+    asked = query.gather(2, index).float()
+    grouped = asked.unflatten(1, (key.shape[1], query.shape[1] // key.shape[1]))
+    keys = key.float().transpose(-2, -1).unsqueeze(2)
+    logits = torch.matmul(grouped, keys).flatten(1, 2) * scale
+    if causal:
+        later = torch.arange(key.shape[2], device=key.device) > rows.unsqueeze(-1)
+        logits = logits.masked_fill(later.unsqueeze(1), LOWEST)
+    if mask is not None and mask.dtype == torch.bool:
+        logits = logits.masked_fill(~mask, LOWEST)
+    elif mask is not None:
+        logits = (logits + mask.float()).clamp_min(LOWEST)
+    return torch.softmax(logits, dim=-1)
+
+
 def dot(query: Tensor, key: Tensor) -> Tensor:
     """Return products of one query ``[B, H, d]`` with all keys ``[B, H or fewer, N, d]``.
 
@@ -79,6 +101,16 @@ def share(mass: Tensor, candidates: Tensor) -> Tensor:
 def rank_of(candidates: Tensor) -> Tensor:
     """Return each candidate's number among the candidates of its item, int64 ``[B, N]``."""
     return candidates.long().cumsum(1) - 1
+
+
+def top_rows(values: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Return the ``count`` candidates of largest value, bool ``[B, N]``; ties to the lower row."""
+    ranked = torch.where(candidates, values, float("-inf"))
+    order = torch.sort(ranked, dim=1, descending=True, stable=True)[1].narrow(1, 0, count)
+    chosen = torch.zeros_like(candidates).scatter(
+        1, order, torch.ones_like(order, dtype=torch.bool)
+    )
+    return chosen & candidates
 
 
 def group_of(taps: Taps) -> Tensor:

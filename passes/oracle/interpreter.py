@@ -32,7 +32,7 @@ class MaskedInterpreter(fx.Interpreter):
     """Interpreter of one graph.
 
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
-    ``watched`` nodes, as computed, are found in ``seen``.
+    ``watched`` nodes, as they are read, are found in ``seen``.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class MaskedInterpreter(fx.Interpreter):
         if n in self.visits:
             value = self.visits[n](value)
             self._started = True
+            if n in self.watched:
+                self.seen[n] = value
         return value
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

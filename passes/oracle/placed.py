@@ -57,7 +57,17 @@ class PlacedStage:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
+        if "entry" in self.method.needs:
+            nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
+
+    @property
+    def padding(self) -> set[fx.Node]:
+        """The nodes whose values in the original tell padding, where the method asks for text."""
+        if "text" not in self.method.needs or self.stack.merge is None:
+            return set()
+        first = self.stack.stack.layers[0].attention[0]
+        return watched(first) | {first.node}
 
 
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:

@@ -66,10 +66,28 @@ class TapReader:
             probabilities = self._see(attention.node)
             last = self._last(probabilities > 0)
             row = self._row(attention, probabilities, last)
+
+        def each(at: Tensor) -> Tensor:
+            """Return several rows, an item and a row at a time."""
+            items = [
+                torch.stack([row(q)[item] for q in numbers], dim=1)
+                for item, numbers in enumerate(at.tolist())
+            ]
+            return torch.stack(items)
+
         scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
         rows = query if _crosses(attention) else self._rows(query), self._rows(key)
         among = (self.alive < last[:, None]).sum(1)
-        return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among)
+        return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among, each)
+
+    def reads_itself(self, attention: Attention) -> Tensor:
+        """Return which rows may read themselves in some head, bool ``[B, N]``: no padding does."""
+        if attention.fused:
+            key = self._see(attention.key)
+            readable = self._bias(attention, key.shape[2]) > FAINT
+        else:
+            readable = self._see(attention.node) > 0
+        return readable.diagonal(dim1=2, dim2=3).any(1)
 
     def _keys_last(self, attention: Attention) -> bool:
         return self.dims.axis(attention.key, -1) is attention.keys.root
