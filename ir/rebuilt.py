@@ -8,36 +8,57 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature
 
 from tokopt.ir.dead import remove_dead
 
 
-def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
-    """Copy a graph module's graph; node metadata is copied shallowly, values are shared."""
+def copy_graph(original: fx.Graph) -> fx.Graph:
+    """Copy a graph; node metadata is copied shallowly, values are shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
+    for node in original.nodes:
         copies[node] = graph.node_copy(node, lambda n: copies[n])
         copies[node].meta = dict(node.meta)
         if node.op == "placeholder":  # fx renames "input" and other names of Python's own
             copies[node].name = node.name
-    graph._codegen = copy.deepcopy(module.graph._codegen)
-    result = fx.GraphModule(module, graph)
-    result.meta = dict(module.meta)
-    return result
+    return graph
 
 
-def rebuilt(exported: ExportedProgram, module: fx.GraphModule) -> ExportedProgram:
+def rebuilt(exported: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
     """Return the program with another graph of the same outputs, its signature renamed to match."""
-    remove_dead(module.graph)
-    module.graph.lint()
-    module.recompile()
-    (output,) = module.graph.find_nodes(op="output")
+    remove_dead(graph)
+    graph.lint()
+    (output,) = graph.find_nodes(op="output")
     signature = copy.deepcopy(exported.graph_signature)
     for spec, node in zip(signature.output_specs, output.args[0], strict=True):
         if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
             spec.arg = dataclasses.replace(spec.arg, name=node.name)
-    return exported._update(module, signature)
+    return with_graph(exported, graph, signature, exported.constants)
+
+
+def with_graph(
+    exported: ExportedProgram,
+    graph: fx.Graph,
+    signature: ExportGraphSignature,
+    constants: dict[str, Any],
+) -> ExportedProgram:
+    """Return a program like another (weights are shared) with a graph of its own.
+
+    The graph is turned into code once here: on deep models that is what takes the time.
+    """
+    return ExportedProgram(
+        root=exported.graph_module,
+        graph=graph,
+        graph_signature=signature,
+        state_dict=exported.state_dict,
+        range_constraints=copy.deepcopy(exported.range_constraints),
+        module_call_graph=copy.deepcopy(exported.module_call_graph),
+        example_inputs=exported.example_inputs,
+        constants=constants,
+        verifiers=exported.verifiers,
+    )

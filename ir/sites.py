@@ -96,7 +96,7 @@ def judge_sites(
     """Judge every place: single rows first, then groups, as small as the barriers let them be.
 
     What lies downstream of a place lies downstream of those before it: where one is legal, all
-    later ones are, so the first legal one is found by bisection.
+    later ones are.  Mostly the first is; else the first legal one is found by bisection.
     """
 
     def judge(value: fx.Node, axis: Axis, unit: tuple[Axis, ...]) -> Region | Barrier:
@@ -110,7 +110,8 @@ def judge_sites(
     def settle(axis: Axis, unit: tuple[Axis, ...], reason: Barrier | None) -> None:
         at = _first_legal(left, lambda value: isinstance(judge(value, axis, unit), Region))
         groups = _counting(unit) if unit == grid[: len(unit)] and unit != grid else axis
-        if at < len(left) and isinstance(judge(left[at][2], groups, unit), Region):
+        narrower = groups is not axis and at < len(left)
+        if narrower and isinstance(judge(left[at][2], groups, unit), Region):
             axis = groups
         for label, depth, value in left[at:]:
             name = f"{role}:{label}"
@@ -137,7 +138,9 @@ def judge_sites(
 
 def _first_legal(places: list[tuple[str, int, fx.Node]], legal: Callable[[fx.Node], bool]) -> int:
     """Return the index of the first legal value; their number where none is."""
-    low, high = 0, len(places)
+    if places and legal(places[0][2]):
+        return 0
+    low, high = min(1, len(places)), len(places)
     while low < high:
         middle = (low + high) // 2
         if legal(places[middle][2]):

@@ -200,7 +200,7 @@ def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
         spec = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None)
         signature.output_specs.append(spec)
     work.exported._graph_signature = signature
-    exported = rebuilt(work.exported, work.module)
+    exported = rebuilt(work.exported, work.graph)
     _extend_out_spec(exported, len(traced))
     return Applied(exported, tuple(names))
 

@@ -16,16 +16,16 @@ from tokopt.passes.base import Pass, PassResult
 
 def decompose(exported: ExportedProgram) -> ExportedProgram:
     """Return the program without ``tokopt::`` calls: it runs where tokopt is not installed."""
-    module = copy_graph(exported.graph_module)
-    mode = fake_mode_of(module.graph)
+    graph = copy_graph(exported.graph)
+    mode = fake_mode_of(graph)
     by_target = {op.overload: op for op in OPS.values()}
-    for node in list(module.graph.nodes):
+    for node in list(graph.nodes):
         if node.op == "call_function" and is_dialect(node):
-            with module.graph.inserting_before(node):
-                result = splice(module.graph, by_target[node.target].reference, node.args, mode)
+            with graph.inserting_before(node):
+                result = splice(graph, by_target[node.target].reference, node.args, mode)
             node.replace_all_uses_with(result)
-            module.graph.erase_node(node)
-    return rebuilt(exported, module)
+            graph.erase_node(node)
+    return rebuilt(exported, graph)
 
 
 def dialect_nodes(graph: fx.Graph) -> list[fx.Node]:

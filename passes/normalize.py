@@ -17,7 +17,6 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.cross import thread
-from tokopt.ir.dead import remove_dead
 from tokopt.ir.program import Program
 from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
@@ -68,17 +67,16 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
     Tracing the program again, as functionalisation does, takes minutes on large graphs: it is done
     only where a call really writes in place or hides a subgraph.
     """
-    module = copy_graph(exported.graph_module)
-    _inline(module)
-    _remove(module.graph, lambda node: node.target in ASSERTIONS)
-    remove_dead(module.graph)
-    plain = rebuilt(exported, module)
+    graph = copy_graph(exported.graph)
+    _inline(graph, exported.graph_module)
+    _remove(graph, lambda node: node.target in ASSERTIONS)
+    plain = rebuilt(exported, graph)
     if not all(_is_functional(node) for node in plain.graph.nodes):
         plain = plain.run_decompositions({})
         _remove(plain.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(plain.graph)
     thread(plain)
-    return rebuilt(plain, plain.graph_module)
+    return rebuilt(plain, plain.graph)
 
 
 def _is_functional(node: fx.Node) -> bool:
@@ -86,21 +84,21 @@ def _is_functional(node: fx.Node) -> bool:
     return node.op != "get_attr" and not (schema is not None and schema.is_mutable)
 
 
-def _inline(module: fx.GraphModule) -> None:
-    """Splice the subgraphs of ``with torch.no_grad()`` blocks into the graph."""
-    for node in list(module.graph.nodes):
+def _inline(graph: fx.Graph, holders: fx.GraphModule) -> None:
+    """Splice the subgraphs of ``with torch.no_grad()`` blocks, which a module holds, in."""
+    for node in list(graph.nodes):
         if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled:
             continue
         _, holder, *operands = node.args
-        inner = getattr(module, holder.target).graph
+        inner = getattr(holders, holder.target).graph
         copies = dict(zip(inner.find_nodes(op="placeholder"), operands, strict=True))
-        with module.graph.inserting_before(node):
-            outputs: Any = module.graph.graph_copy(inner, copies)
+        with graph.inserting_before(node):
+            outputs: Any = graph.graph_copy(inner, copies)
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
-            module.graph.erase_node(user)
-        module.graph.erase_node(node)
-        module.graph.erase_node(holder)
+            graph.erase_node(user)
+        graph.erase_node(node)
+        graph.erase_node(holder)
 
 
 def _remove(graph: fx.Graph, unwanted: object) -> None:

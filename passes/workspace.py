@@ -13,14 +13,18 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.export.graph_signature import (
+    InputKind,
+    InputSpec,
+    TensorArgument,
+)
 
 from tokopt.ir.axis import Axis
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.lengths import same_length
-from tokopt.ir.rebuilt import copy_graph
+from tokopt.ir.rebuilt import copy_graph, with_graph
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
@@ -34,7 +38,6 @@ class Workspace:
     """A copy of a program's graph, analysed; ``axes`` (those of the facts) grows with the graph."""
 
     exported: ExportedProgram
-    module: fx.GraphModule
     facts: Facts
     axes: dict[fx.Node, list[Axis]]
     mode: FakeTensorMode
@@ -44,18 +47,17 @@ class Workspace:
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
         """Copy a normalised program's graph (weights are shared) and analyse it."""
-        module = copy_graph(exported.graph_module)
         signature, constants = copy.deepcopy(exported.graph_signature), dict(exported.constants)
-        mine = exported._update(module, signature, constants=constants)
+        mine = with_graph(exported, copy_graph(exported.graph), signature, constants)
         facts = analyse(mine)
         axes = dict(facts.dims.axes)
         grown = dataclasses.replace(facts, dims=dataclasses.replace(facts.dims, axes=axes))
-        return Workspace(mine, mine.graph_module, grown, axes, fake_mode_of(module.graph))
+        return Workspace(mine, grown, axes, fake_mode_of(mine.graph))
 
     @property
     def graph(self) -> fx.Graph:
         """The graph under rewriting."""
-        return self.module.graph
+        return self.exported.graph
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a call at the insertion point, its value recorded."""

@@ -35,14 +35,14 @@ class CallByCall(ExportedProgram):
         self, decomp_table: Table | None = None, decompose_custom_triton_ops: bool = False
     ) -> ExportedProgram:
         """Return a program without the operators of the table; this one stays as it is."""
-        module, table = copy_graph(self.graph_module), decomp_table
-        if table is not None and not _writes(module.graph):
-            _take_apart(module.graph, table)
-        if table is None or _writes(module.graph):
+        graph, table = copy_graph(self.graph), decomp_table
+        if table is not None and not _writes(graph):
+            _take_apart(graph, table)
+        if table is None or _writes(graph):
             wanted: Any = table
             return super().run_decompositions(wanted, decompose_custom_triton_ops)
-        _share_sizes(module.graph)
-        return rebuilt(self, module)
+        _share_sizes(graph)
+        return rebuilt(self, graph)
 
 
 def _writes(graph: fx.Graph) -> bool:
