@@ -1,7 +1,9 @@
 """Placing: one method in one stack, its published sites and counts scaled to a budget.
 
 A schedule's counts never shrink when its last count grows, so the largest keep within a budget is
-found by bisection and is within one token (or group) of it.  Where even the smallest keep spends
+found by bisection.  Where the next larger keep would spend many tokens more (several stages grow at
+once), stages are raised towards its counts, the first stage first, as far as the budget allows: the
+plan is within one token (or group) of it.  Where even the smallest keep spends
 too much (a stage entering layer k of L cannot go below k/L), all sites move towards the entry by
 one common factor, no further than needed.
 """
@@ -60,6 +62,8 @@ class Placing:
                 keeps = range(self.group, self.count + 1, self.group)
                 at = bisect_right(keeps, limit, key=lambda k: self._spend(self._placed(k, factor)))
                 chosen = self._placed(keeps[at - 1], factor)
+                if at < len(keeps):
+                    chosen = self._raised(chosen, self._placed(keeps[at], factor), limit)
                 moved = "" if factor == 1 else self._moved(chosen, limit)
                 return chosen, moved, self._spend(chosen)
         raise BudgetError(
@@ -98,6 +102,21 @@ class Placing:
             depth = max(round(place.depth * factor), min(first, place.depth))
             moved[depth] = Placement(depth, place.keep)
         return tuple(moved.values())
+
+    def _raised(
+        self, chosen: tuple[Placement, ...], above: tuple[Placement, ...], limit: Fraction
+    ) -> tuple[Placement, ...]:
+        """Return placements within the limit, between two whose last counts are neighbours."""
+        if [p.depth for p in chosen] != [p.depth for p in above]:
+            return chosen
+        for at, high in enumerate(above):
+            most = min(high.keep, chosen[at - 1].keep) if at else high.keep
+            for keep in range(most, chosen[at].keep, -self.group):
+                tried = (*chosen[:at], Placement(high.depth, keep), *chosen[at + 1 :])
+                if self._spend(tried) <= limit:
+                    chosen = tried
+                    break
+        return chosen
 
     def _moved(self, placements: tuple[Placement, ...], limit: Fraction) -> str:
         """Return which sites moved, and that the budget could not be met where they were."""
