@@ -1,7 +1,4 @@
-"""Archives of several programs: shown with their links and as one model, but not compiled yet.
-
-Compiling only the main one would leave the others with tensors that no longer fit.
-"""
+"""Archives of several programs, shown: with their links, and as one model."""
 
 from __future__ import annotations
 
@@ -11,28 +8,13 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.errors import InputError
 from tokopt.ir.join import chain, join
 from tokopt.ir.links import Link, find_links
 from tokopt.ir.program import Program
 
 SHOWN = 2
 """Links of one pair of programs that are shown: caches have one for every layer and half."""
-
-
-def refuse_several(program: Program) -> None:
-    """Raise ``UnsupportedError`` for an archive of more than one program, saying what is in it."""
-    if len(program.graphs) == 1:
-        return
-    described = describe_links(program.graphs)
-    lines = described["unclear"] or "; ".join(link_lines(described["links"])) or "none found"
-    raise UnsupportedError(
-        f"the archive holds {len(program.graphs)} programs ({', '.join(program.graphs)}; "
-        f"links: {lines}), and compiling several programs together is not built yet",
-        where=program.source,
-        expected="an archive of one program",
-        hint="export the whole model as one program; `tokopt inspect` shows what these are",
-    )
 
 
 def describe_links(graphs: Mapping[str, ExportedProgram]) -> dict[str, Any]:

@@ -206,8 +206,16 @@ class _Growing:
             graph=self.graph,
             graph_signature=ExportGraphSignature(self.specs, outputs),
             state_dict={k: v for k, v in whole.state_dict.items() if k in stored},
-            range_constraints=dict(whole.range_constraints),
+            range_constraints=self._ranges(),
             module_call_graph=[ModuleCallEntry("", call)],
             constants={k: v for k, v in whole.constants.items() if k in stored},
             verifiers=whole.verifiers,
         )
+
+    def _ranges(self) -> dict[Any, Any]:
+        """Return the ranges of the free sizes that the program's own inputs have."""
+        values = [node.meta.get("val") for node in self.graph.find_nodes(op="placeholder")]
+        sizes = [size for value in values for size in getattr(value, "shape", ())]
+        lengths = [length_of(size) for size in sizes if isinstance(size, torch.SymInt)]
+        seen = {symbol for length in lengths for symbol in length.free_symbols}
+        return {s: span for s, span in self.rewritten.range_constraints.items() if s in seen}

@@ -32,7 +32,7 @@ class MaskedInterpreter(fx.Interpreter):
     """Interpreter of one graph.
 
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
-    ``watched`` nodes, as computed, are found in ``seen``.
+    ``watched`` nodes, as computed, are found in ``seen``.  ``dropped``: inputs have dead entries.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class MaskedInterpreter(fx.Interpreter):
         facts: Facts,
         visits: Mapping[fx.Node, Visit],
         watched: AbstractSet[fx.Node],
+        dropped: bool = False,
     ) -> None:
         super().__init__(facts.exported.graph_module)
         self.extra_traceback = False
@@ -47,7 +48,7 @@ class MaskedInterpreter(fx.Interpreter):
         self.visits, self.watched = visits, watched
         self.seen: dict[fx.Node, Any] = {}
         self._node: fx.Node | None = None
-        self._started = False
+        self._started = dropped
 
     def execute(self, values: list[Any]) -> list[Any]:
         """Run on the placeholders' values; return the outputs, ``Marked`` ones included."""

@@ -80,9 +80,21 @@ def run_oracle(
     return OracleResult(outputs, choices)
 
 
-def _interpret(facts: Facts, values: list[object], stages: Stages | None) -> dict[str, Tensor]:
+def run_masked(facts: Facts, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run a normalised program on inputs of full length whose dropped rows are NaN.
+
+    Returns the outputs by name, NaN at what would not be there.  Raises ``InputError`` (inputs)
+    and ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
+    """
+    values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
+    return _interpret(facts, values, None, dropped=True)
+
+
+def _interpret(
+    facts: Facts, values: list[object], stages: Stages | None, dropped: bool = False
+) -> dict[str, Tensor]:
     visits, watched = (stages.visits, stages.watched) if stages is not None else ({}, set())
-    interpreter = MaskedInterpreter(facts, visits, watched)
+    interpreter = MaskedInterpreter(facts, visits, watched, dropped)
     if stages is not None:
         stages.seen = interpreter.seen
     results = full_precision(interpreter.execute(values))
