@@ -175,7 +175,9 @@ def refuse_decoder_stages(facts: Facts, plan: Plan) -> None:
     """Raise ``UnsupportedError`` for a plan with a stage in a decoder, naming the legal sites."""
     for stage in plan.stages:
         if facts.find_site(stage.site)[0].role.startswith("decoder"):
-            sites = [s.name for stack in before_generation(facts).stacks for s in stack.sites if s.legal]
+            sites = [
+                s.name for stack in before_generation(facts).stacks for s in stack.sites if s.legal
+            ]
             raise UnsupportedError(
                 f"rows cannot be dropped at {stage.site}: {GENERATION}",
                 expected="stages in front of the decoder: " + (", ".join(sites) or "none is legal"),

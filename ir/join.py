@@ -191,9 +191,7 @@ class _Joining:
             out_spec = pytree.tree_structure((own, (0,) * len(further)))
         given = [spec.arg for spec in self.specs if spec.kind is InputKind.USER_INPUT]
         layout = pytree.tree_structure(((), {arg.name: 0 for arg in given}))
-        call = ModuleCallSignature(
-            given, [spec.arg for spec in outputs], layout, out_spec
-        )
+        call = ModuleCallSignature(given, [spec.arg for spec in outputs], layout, out_spec)
         whole = all(exported.example_inputs is not None for exported in self.graphs.values())
         return ExportedProgram(
             root=fx.GraphModule({}, self.graph),

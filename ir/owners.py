@@ -52,7 +52,9 @@ def is_size(node: fx.Node) -> bool:
 
 def _anywhere(joined: ExportedProgram) -> set[fx.Node]:
     """Return stored tensors and sizes: every program may have them."""
-    kinds = {s.arg.name: s.kind for s in joined.graph_signature.input_specs if hasattr(s.arg, "name")}
+    kinds = {
+        s.arg.name: s.kind for s in joined.graph_signature.input_specs if hasattr(s.arg, "name")
+    }
     return {
         node
         for node in joined.graph.nodes

@@ -85,7 +85,9 @@ def part(
 def _in_order(graph: ExportedProgram, outputs: list[Named]) -> list[Named]:
     """Return outputs in the order of the original program's, new ones behind them."""
     order = list(outputs_by_name(graph))
-    return sorted(outputs, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+    return sorted(
+        outputs, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order)
+    )
 
 
 class _Growing:
@@ -108,7 +110,8 @@ class _Growing:
         given = [
             node
             for node, spec in pairs
-            if spec.kind is InputKind.USER_INPUT and node in self.own
+            if spec.kind is InputKind.USER_INPUT
+            and node in self.own
             and isinstance(spec.arg, TensorArgument)
         ]
         return list(zip(names, given, strict=True))
@@ -134,7 +137,8 @@ class _Growing:
             self.copies[node] = call
         results = [self._result(node) for _, node in outputs]
         self.graph.output(tuple(results))
-        return Part(self._program(results), tuple(name for name, _ in outputs))
+        names = [name for name, _ in outputs]
+        return Part(self._program(results, names), tuple(names))
 
     def _placeholder(self, name: str, node: fx.Node) -> None:
         made = self.graph.placeholder(name)
@@ -143,9 +147,7 @@ class _Growing:
         value = node.meta.get("val")
         if node not in self.sources and isinstance(value, torch.Tensor):
             with self.mode:  # in a row in memory, whatever it was made of
-                made.meta["val"] = torch.empty(
-                    value.shape, dtype=value.dtype, device=value.device
-                )
+                made.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
         self.copies[node] = made
 
     def _operand(self, node: fx.Node) -> fx.Node:
@@ -188,8 +190,8 @@ class _Growing:
             compute_value(made, self.mode)
         return made
 
-    def _program(self, results: Sequence[fx.Node]) -> ExportedProgram:
-        """Return the graph as a program called by names."""
+    def _program(self, results: Sequence[fx.Node], names: Sequence[str]) -> ExportedProgram:
+        """Return the graph as a program that takes and gives tensors by name."""
         whole = self.rewritten
         given = [spec.arg for spec in self.specs if spec.kind is InputKind.USER_INPUT]
         outputs = [
@@ -197,9 +199,8 @@ class _Growing:
             for node in results
         ]
         layout = pytree.tree_structure(((), {argument.name: 0 for argument in given}))
-        call = ModuleCallSignature(
-            given, [s.arg for s in outputs], layout, pytree.tree_structure((0,) * len(results))
-        )
+        gives = pytree.tree_structure(dict.fromkeys(names, 0))
+        call = ModuleCallSignature(given, [s.arg for s in outputs], layout, gives)
         stored = {spec.target for spec in self.specs if spec.target is not None}
         return ExportedProgram(
             root=fx.GraphModule({}, self.graph),

@@ -70,9 +70,13 @@ class Followers:
             got = dict(zip(wanted, run_program(graph, now, full=True), strict=True))
             wrong = compare_outputs(wanted, got, ORACLE)
             worst = max((_difference(wanted[n], got[n]) for n in wanted), default=0.0)
-            message = "" if wrong is None else (
-                f"{name!r} does not give the same on fewer rows: {wrong}; does it count the rows "
-                "of its cache? export it with the position as an input"
+            message = (
+                ""
+                if wrong is None
+                else (
+                    f"{name!r} does not give the same on fewer rows: {wrong}; does it count the rows "
+                    "of its cache? export it with the position as an input"
+                )
             )
             compared = f"{name} on what is handed over, with dropped rows masked"
             yield Verdict("following", wrong is None, compared, worst, ORACLE, message)
