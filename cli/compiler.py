@@ -108,7 +108,7 @@ def compile(
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
     if len(program.graphs) > 1:
-        one = compile_separate(
+        whole = compile_separate(
             program,
             folder,
             chosen,
@@ -120,7 +120,7 @@ def compile(
             outputs=outputs,
             seed=seed,
         )
-        return Compiled(folder, one.plan, one.spent, one.manifest, one.note)
+        return Compiled(folder, whole.plan, whole.spent, whole.manifest, whole.note)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:

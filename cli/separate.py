@@ -18,7 +18,7 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.holes import Barrier
 from tokopt.ir.join import chain, join, joined_outputs, running_order
 from tokopt.ir.links import Link, find_links, outputs_by_name
-from tokopt.ir.part import Part, part
+from tokopt.ir.part import Part, own_name, part
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tensors import tensor_inputs
@@ -77,7 +77,7 @@ class Separate:
     @property
     def original(self) -> Chain:
         """The programs as they came."""
-        return self._chain(self._untouched(self.program.graphs), self.links)[1]
+        return self._chain(self._untouched(self.program.graphs), self.links)
 
     def inputs(self, given: str | Path | Mapping[str, object] | None) -> dict[str, Tensor]:
         """Return the inputs of a file or a mapping by outer name, else the archive's own."""
@@ -119,44 +119,39 @@ class Separate:
         graphs, main = self.program.graphs, self.program.main_name
         traced = [f"{TRACE}{i}.{w}" for i in range(len(applied.trace)) for w in ("kept", "scores")]
         parts, inner = part(decompose(applied.exported), graphs, self.links, main, traced)
+        values = {
+            name: dict(zip(p.outputs, _values(p.exported), strict=True))
+            for name, p in parts.items()
+        }
         handed = {
-            (name, output): tensor
-            for name, one in parts.items()
-            for output, tensor in zip(one.outputs, _values(one.exported), strict=True)
+            (x.source, x.output): values[x.source][own_name(x.output, parts[x.source].exported)]
+            for x in self.links
+            if x.source in parts and x.target in self.following
         }
         refuse_lengths(self.program, self.links, handed, self.following)
         outer = [link for link in self.links if link.target in self.following]
-        return self._chain({**parts, **self._untouched(self.following)}, [*inner, *outer])
+        every = {**parts, **self._untouched(self.following)}
+        return every, self._chain(every, [*inner, *outer])
 
     def _untouched(self, names: Iterable[str]) -> dict[str, Part]:
-        graphs = self.program.graphs
-        return {name: Part(graphs[name], tuple(outputs_by_name(graphs[name]))) for name in names}
-
-    def _chain(
-        self, parts: Mapping[str, Part], links: Sequence[Link]
-    ) -> tuple[dict[str, Part], Chain]:
-        """Return programs under outputs' names that no input of theirs has, and how they run."""
-        named = {
-            name: replace(one, outputs=tuple(own_name(o, one.exported) for o in one.outputs))
-            for name, one in parts.items()
+        found = {name: self.program.graphs[name] for name in names}
+        return {
+            name: Part(graph, tuple(own_name(output, graph) for output in outputs_by_name(graph)))
+            for name, graph in found.items()
         }
+
+    def _chain(self, parts: Mapping[str, Part], links: Sequence[Link]) -> Chain:
         entries = [
             ProgramEntry(
                 name,
                 part_named(name),
-                signature_of(named[name].exported, named[name].outputs),
+                signature_of(parts[name].exported, parts[name].outputs),
                 name in self.following,
             )
             for name in self.order
         ]
-        renamed = [replace(x, output=own_name(x.output, parts[x.source].exported)) for x in links]
-        return named, Chain(tuple(entries), tuple(renamed))
-
-
-def own_name(output: str, exported: ExportedProgram) -> str:
-    """Return the name of a program's output: another one than its inputs have."""
-    taken = {tensor.name for tensor in tensor_inputs(exported)}
-    return f"output_{output}" if output in taken else output
+        named = [replace(x, output=own_name(x.output, parts[x.source].exported)) for x in links]
+        return Chain(tuple(entries), tuple(named))
 
 
 def before_generation(facts: Facts) -> Facts:

@@ -82,9 +82,9 @@ def judge_target(
     for program in chain.programs:
         names = [spec.name for spec in program.signature.outputs]
         if same or not any(name.startswith(TRACE) for name in names):
-            inputs, exported = ran[program.name][0], lowered[program.name]
+            given_to, exported = ran[program.name][0], lowered[program.name]
             for verdict in against_target(
-                target, folder, None, exported, inputs, names, program.part
+                target, folder, None, exported, given_to, names, program.part
             ):
                 yield replace(verdict, compared=f"{program.name}: {verdict.compared}")
     allowed = max(ORACLE, *(coarsest(exported) for exported in lowered.values()))

@@ -8,8 +8,8 @@ and with the archive it was made from:
 ``structure``, ``identity``, ``selection``, ``oracle``   the plan applied to the original again
 ``program``    ``program.pt2`` is that rewritten program
 
-For every budget of the artifact in turn; for several programs see ``separate_gates.py``.  Together they tie the lowered files to the original,
-whatever made the artifact.
+For every budget of the artifact in turn; several programs are ``separate_verifier.py``'s.  Together
+they tie the lowered files to the original, whatever made the artifact.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ sizes are read off the program's own inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,7 +79,16 @@ def part(
         arriving.sort(key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
         leaving = [pair for pair in crossing.leaving[number] if pair not in results[name]]
         made[name] = growing.finished(arriving, _in_order(graphs[name], results[name] + leaving))
-    return made, crossing.links
+    renamed = [
+        replace(x, output=own_name(x.output, made[x.source].exported)) for x in crossing.links
+    ]
+    return made, tuple(renamed)
+
+
+def own_name(output: str, exported: ExportedProgram) -> str:
+    """Return the name of a program's output: another one than its inputs have."""
+    taken = {tensor.name for tensor in tensor_inputs(exported)}
+    return f"output_{output}" if output in taken else output
 
 
 def _in_order(graph: ExportedProgram, outputs: list[Named]) -> list[Named]:
@@ -137,7 +146,8 @@ class _Growing:
             self.copies[node] = call
         results = [self._result(node) for _, node in outputs]
         self.graph.output(tuple(results))
-        names = [name for name, _ in outputs]
+        taken = {name for name, _ in inputs}
+        names = [f"output_{name}" if name in taken else name for name, _ in outputs]
         return Part(self._program(results, names), tuple(names))
 
     def _placeholder(self, name: str, node: fx.Node) -> None:
@@ -218,5 +228,5 @@ class _Growing:
         values = [node.meta.get("val") for node in self.graph.find_nodes(op="placeholder")]
         sizes = [size for value in values for size in getattr(value, "shape", ())]
         lengths = [length_of(size) for size in sizes if isinstance(size, torch.SymInt)]
-        seen = {symbol for length in lengths for symbol in length.free_symbols}
+        seen = {s for length in lengths if not isinstance(length, int) for s in length.free_symbols}
         return {s: span for s, span in self.rewritten.range_constraints.items() if s in seen}

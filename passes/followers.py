@@ -34,6 +34,11 @@ from tokopt.passes.validate import (
     split_trace,
 )
 
+WHY = (
+    "if it counts the rows of its cache to know the position, export it with the position as an "
+    "input"
+)
+
 
 @dataclass(frozen=True)
 class Followers:
@@ -70,14 +75,7 @@ class Followers:
             got = dict(zip(wanted, run_program(graph, now, full=True), strict=True))
             wrong = compare_outputs(wanted, got, ORACLE)
             worst = max((_difference(wanted[n], got[n]) for n in wanted), default=0.0)
-            message = (
-                ""
-                if wrong is None
-                else (
-                    f"{name!r} does not give the same on fewer rows: {wrong}; does it count the rows "
-                    "of its cache? export it with the position as an input"
-                )
-            )
+            message = "" if wrong is None else f"{name!r} on fewer rows: {wrong}; {WHY}"
             compared = f"{name} on what is handed over, with dropped rows masked"
             yield Verdict("following", wrong is None, compared, worst, ORACLE, message)
             for (output, node), value in zip(
@@ -108,7 +106,7 @@ def refuse_lengths(
 ) -> None:
     """Raise ``UnsupportedError`` where a follower takes a constant number of rows that is gone.
 
-    ``handed`` are the recorded values of what the rewritten programs give, ``names`` the followers.
+    ``handed`` are the recorded values of what followers (``names``) are given behind the rewrite.
     """
     for link in links:
         if link.target not in names or (link.source, link.output) not in handed:
