@@ -107,6 +107,7 @@ class _Growing:
         self.mode, self.known = fake_mode_of(rewritten.graph), Known()
         self.graph, self.specs = fx.Graph(), list[InputSpec]()
         self.copies: dict[fx.Node, fx.Node] = {}
+        self.stale = False  # an input has other strides than the value had that it is now
         self.sources = rewritten.graph.find_nodes(op="placeholder")
 
     def own_inputs(
@@ -142,7 +143,8 @@ class _Growing:
             arguments = fx.node.map_arg((node.args, node.kwargs), self._operand)
             call = self.graph.call_function(node.target, *arguments)
             call.meta = dict(node.meta)
-            compute_value(call, self.mode, self.known)
+            if self.stale:
+                compute_value(call, self.mode, self.known)
             self.copies[node] = call
         results = [self._result(node) for _, node in outputs]
         self.graph.output(tuple(results))
@@ -155,7 +157,8 @@ class _Growing:
         made.name = made.target = name
         made.meta = dict(node.meta)
         value = node.meta.get("val")
-        if node not in self.sources and isinstance(value, torch.Tensor):
+        if node not in self.sources and not value.is_contiguous():
+            self.stale = True
             with self.mode:  # in a row in memory, whatever it was made of
                 made.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
         self.copies[node] = made

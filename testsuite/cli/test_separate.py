@@ -18,13 +18,14 @@ from torch.export import Dim, ExportedProgram
 
 import tokopt
 from tokopt.cli.main import main
-from tokopt.cli.separate import Separate
+from tokopt.cli.separate import Separate, before_generation
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.validate import Checked
 from tokopt.targets.manifest import read_manifest
@@ -38,7 +39,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def graphs() -> dict[str, ExportedProgram]:
     """The programs under names of nobody's choice but the main one's."""
-    made = parts(SIZES, dynamic=True)
+    made = parts(SIZES, dynamic=True, batch=False)
     return {"eyes": made["vision"], "prefill": made["prefill"], "a-step": made["decode"]}
 
 
@@ -58,8 +59,8 @@ def built(graphs: dict[str, ExportedProgram], tmp_path_factory: pytest.TempPathF
     return Built(archive, folder)
 
 
-def given(batch: int, text: int, seed: int = 5) -> dict[str, Tensor]:
-    pixels, ids = inputs(SIZES, batch, text, seed)
+def given(text: int, seed: int = 5) -> dict[str, Tensor]:
+    pixels, ids = inputs(SIZES, 1, text, seed)
     place = torch.full_like(ids[:, :1], ids.shape[1])
     return {
         "pixels": pixels,
@@ -95,21 +96,21 @@ def test_half_the_rows_are_handed_over_and_the_cache_never_has_the_others(built:
     eyes, prefill, step = read_manifest(built.folder).programs
     width, heads = SIZES.width, SIZES.heads
     shapes = {spec.name: spec.shape for spec in eyes.signature.outputs}
-    assert shapes["output"] == ("batch", KEEP, width)
+    assert shapes["output"] == (1, KEEP, width)
     taken = {spec.name: spec.shape for spec in prefill.signature.inputs}
     assert list(taken) == ["input_ids", "features", "handed_0"]
-    assert taken["features"] == ("batch", KEEP, width)
+    assert taken["features"] == (1, KEEP, width)
     left = {spec.name: spec.shape for spec in prefill.signature.outputs}
     rows = f"input_ids_dim1 - {SIZES.visual - KEEP}"
-    assert left["output_1"] == ("batch", heads, rows, width // heads)
-    assert left["output_0"] == ("batch", "input_ids_dim1", SIZES.vocabulary)
+    assert left["output_1"] == (1, heads, rows, width // heads)
+    assert left["output_0"] == (1, "input_ids_dim1", SIZES.vocabulary)
     model = onnx.load(built.folder / "model-eyes.onnx", load_external_data=False)
     assert [output.name for output in model.graph.output][:1] == ["output"]
     assert step.signature.inputs[2].shape[2] == "cache_0_dim2"
 
 
 def test_all_together_are_each_alone_on_what_the_others_gave(built: Built) -> None:
-    model, every = tokopt.load(built.folder), given(3, 9)
+    model, every = tokopt.load(built.folder), given(9)
     whole = model(every, trace=True)
     assert list(whole) == [
         *("trace.0.kept", "trace.0.scores", "output_0", "output_1", "output_2"),
@@ -131,7 +132,7 @@ def test_all_together_are_each_alone_on_what_the_others_gave(built: Built) -> No
 
 
 def test_what_follows_is_left_out_where_it_is_given_nothing(built: Built) -> None:
-    model, every = tokopt.load(built.folder), given(1, 6)
+    model, every = tokopt.load(built.folder), given(6)
     asked = {name: every[name] for name in ("pixels", "input_ids")}
     assert list(model(asked)) == ["output_0", "output_1", "output_2"]
     with pytest.raises(InputError, match="'positions' is missing"):
@@ -162,7 +163,7 @@ def test_they_compute_what_the_same_plan_makes_of_the_whole_model(
 def test_run_verify_and_inspect_know_the_programs(
     built: Built, tmp_path: Path, capfd: Capture
 ) -> None:
-    every, out = given(2, 6), str(tmp_path / "out.safetensors")
+    every, out = given(6), str(tmp_path / "out.safetensors")
     save_file(every, tmp_path / "every.safetensors")
     save_file({"pixels": every["pixels"]}, tmp_path / "pixels.safetensors")
     folder = str(built.folder)
@@ -170,7 +171,7 @@ def test_run_verify_and_inspect_know_the_programs(
     assert "a_step_output_0" in load_file(out)
     line = ["run", folder, "--program", "eyes", "--inputs", str(tmp_path / "pixels.safetensors")]
     assert main([*line, "-o", out]) == 0
-    assert load_file(out)["output"].shape == (2, KEEP, SIZES.width)
+    assert load_file(out)["output"].shape == (1, KEEP, SIZES.width)
     capfd.readouterr()
     assert main(["verify", folder, "--against", str(built.archive), "--json"]) == 0
     gates = [gate["gate"] for gate in json.loads(capfd.readouterr().out)["gates"]]
@@ -191,8 +192,9 @@ def test_stages_in_the_decoder_several_budgets_and_a_cache_of_one_length_are_ref
     with pytest.raises(UnsupportedError, match="until generation is built") as refused:
         tokopt.compile(program, place, plan=Plan((Stage("decoder:0", "stride", KEEP),)))
     assert "vision:1" in str(refused.value.expected)
-    with pytest.raises(UnsupportedError, match="until generation is built"):
-        tokopt.compile(program, place, budget=0.5, method="fastv")
+    front = before_generation(analyse(Separate.of(program).joined))
+    assert [site.legal for site in front.stacks[-1].sites] == [False]
+    assert default_fit(front, 0.5).plan.stages[0].site.startswith("vision:")
     with pytest.raises(UnsupportedError, match="several budgets for several programs"):
         tokopt.compile(program, place, budget=(0.5, 0.25))
     fixed = Program(parts(SIZES))
@@ -232,11 +234,10 @@ class Counting(nn.Module):
 def test_a_step_that_counts_the_rows_of_its_cache_fails_the_gate(
     graphs: dict[str, ExportedProgram],
 ) -> None:
-    pixels, ids = inputs(SIZES, 2)
+    pixels, ids = inputs(SIZES)
     model = randomise(HandVlm(SIZES).eval().requires_grad_(False), 0)
     cache = list(model.language(ids, model.vision(pixels))[1:])
-    batch, past = Dim("batch", min=1, max=64), Dim("past", min=2, max=100)
-    sized = ({0: batch}, [{0: batch, 2: past} for _ in cache])
+    sized = ({}, [{2: Dim("past", min=2, max=100)} for _ in cache])
     step = torch.export.export(
         Counting(model.language), (ids[:, :1], cache), dynamic_shapes=sized, strict=False
     )
