@@ -25,7 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "over the same weights, and the first is the default",
     )
     what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
-    parser.add_argument("--method", help="the selection method (default: chosen by the model)")
+    parser.add_argument(
+        "--method",
+        help="the selection method, perhaps with options: downsample{grid=24x24} "
+        "(default: chosen by the model)",
+    )
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")

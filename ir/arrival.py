@@ -29,13 +29,15 @@ class Arrival:
 
     ``reach``: bool ``[items, units]``, the units of the tower's items that arrive, each ``copies``
     rows of the sequence; ``others``: rows of the merged span that come from elsewhere.  ``holes``:
-    dropped rows arrive as holes; otherwise they are gone before.
+    dropped rows arrive as holes; otherwise they are gone before.  ``units``: per row of the span
+    the unit it came from, int64, -1 for rows from elsewhere.
     """
 
     reach: Tensor
     copies: int
     others: int
     holes: bool
+    units: Tensor
 
     def rows(self, kept: int) -> int:
         """Return the rows that arrive when ``kept`` units of each tower item stay.
@@ -86,4 +88,4 @@ def arrival(
             where=describe(target),
         )
     reach = (counts > 0).reshape(-1, units)
-    return Arrival(reach, copies[0], int((first < 0).sum()), holes)
+    return Arrival(reach, copies[0], int((first < 0).sum()), holes, first)

@@ -19,6 +19,7 @@ from tokopt.ir.given import Given
 from tokopt.ir.layers import Stack, find_stacks
 from tokopt.ir.lengths import Length, is_longer, product
 from tokopt.ir.merge import Merge, find_part, find_scatter
+from tokopt.ir.places import Places, arrived_places, tower_places
 from tokopt.ir.region import Region, plan_region
 from tokopt.ir.roles import kind_of
 from tokopt.ir.sites import Site, judge_sites
@@ -106,6 +107,34 @@ class Facts:
         found = [arrival.reach for arrival in fed if arrival is not None]
         whole = torch.stack(found).any(0) if found else None
         return None if whole is None or bool(whole.all()) else whole
+
+    def feeder(self, stack: TokenStack) -> tuple[TokenStack, Site, Arrival] | None:
+        """Return the tower whose rows are merged into a stack, its last site, how they arrive."""
+        for tower in self.stacks:
+            for site in reversed(tower.sites if tower is not stack else ()):
+                arrived = self.arrival(site, stack) if site.legal else None
+                if arrived is not None:
+                    return tower, site, arrived
+        return None
+
+    def places(self, stack: TokenStack) -> Places:
+        """Return where in its image each visual row of a stack comes from.
+
+        Raises ``UnsupportedError`` where the graph does not tell.
+        """
+        fed = self.feeder(stack) if stack.merge is not None else None
+        found = tower_places(self.dims, stack.tokens if fed is None else fed[0].tokens)
+        if fed is not None and found is not None:
+            found = arrived_places(found, fed[1].groups(), fed[2].units)
+        elif stack.merge is not None:
+            found = None
+        if found is None:
+            raise UnsupportedError(
+                f"the graph does not tell where in the image the rows of {stack.role} come from",
+                expected="patches cut by a convolution or by views of the image",
+                hint='state it in the plan\'s stage, grid = "24x24", if rows are in raster order',
+            )
+        return found
 
     def _arrival(self, site: Site, fed: TokenStack) -> Arrival | None:
         graph, boundary = self.exported.graph, fed.boundary

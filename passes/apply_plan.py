@@ -25,10 +25,13 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.drop import drop_holes, visual_mask
+from tokopt.passes.methods.asked import check_options
 from tokopt.passes.methods.method import Method
-from tokopt.passes.scoring import StackState
+from tokopt.passes.placed import places_of
 from tokopt.passes.series import Series
+from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
+from tokopt.passes.tower_tap import feeders_of
 from tokopt.passes.workspace import Workspace, rebuilt
 
 TRACE = "trace"
@@ -54,6 +57,8 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     fed = {id(run): _fed(work.facts, run) for run in runs}
     sites = [site for run in runs for _, members in run for _, _, site in members]
     reach = {site.name: work.facts.reach(site) for site in sites}
+    places = places_of(work.facts, plan, methods)
+    feeders = feeders_of(work.facts, plan, methods)
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -67,7 +72,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
-        state.reach = reach
+        state.reach, state.places, state.feeders = reach, places, feeders
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head
@@ -76,6 +81,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
                 enter_stack(work, current, stack, state)
                 current = stack
             method, now = methods(stage.method), series.behind(site)
+            state.entry = series.behind(stack.sites[0]).value
             trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
@@ -115,7 +121,9 @@ def _in_data_order(
     grouped: dict[str, Members] = {s.role: [] for s in facts.stacks}
     for position, stage in enumerate(plan.stages):
         stack, site = facts.find_site(stage.site)
-        role, roles = stack.role.rstrip("0123456789"), methods(stage.method).roles
+        method = methods(stage.method)
+        role, roles = stack.role.rstrip("0123456789"), method.roles
+        check_options(method, stage.options)
         if role not in roles:
             raise InputError(
                 f"{stage.method} cannot be placed at {stage.site}",
@@ -144,7 +152,7 @@ def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackStat
     with work.after(stack.merge.node):
         rows = work.size(stack.merge.node, stack.stack.dim)
         mask = visual_mask(work, stack, stack.merge)
-    return StackState(rows=rows, visual=stack.count, mask=mask)
+    return StackState(rows=rows, visual=stack.count, mask=mask, written=mask)
 
 
 def _fed(facts: Facts, run: Run) -> dict[str, Arrival]:

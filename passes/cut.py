@@ -53,6 +53,14 @@ class Cut:
                 patch_literals(node, work, self.tokens, self.rows, self.kept)
         work.recompute(region.short)
 
+    def replace_value(self, short: fx.Node) -> None:
+        """Let the region read ``short`` for the cut value's rows that stay.
+
+        It is laid out like the value; rows were folded into others in it.
+        """
+        self.gathered[(self.value, None)] = short
+        self.work.axes[short] = list(self.work.axes[self.value])
+
     def short(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """Return a value of the region as it is now: the cut value itself is gathered."""
         return self._gather(operand, user) if operand is self.value else operand

@@ -19,7 +19,7 @@ from tokopt.ir.errors import BudgetError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
 from tokopt.passes.fit import Entropies, Fitted, fit
-from tokopt.passes.methods.registry import find_method
+from tokopt.passes.methods.asked import asked_method
 
 WITH_DECODER = ("vtc_cls", "flowcut", "fastv", "stride")
 TOWER_ALONE = ("flowcut", "vtc_cls", "stride")
@@ -34,7 +34,8 @@ def default_plan(
 ) -> Plan:
     """Return a plan that spends at most ``budget``, by ``method`` or the default one.
 
-    Raises what ``fit`` raises; without a method, the first refusal once all are refused.
+    ``method`` may hold options: ``downsample{grid=12x12}``.  Raises what ``fit`` raises; without a
+    method, the first refusal once all are refused.
     """
     return default_fit(facts, budget, method, entropies, seed).plan
 
@@ -51,7 +52,8 @@ def default_fit(
     refusals: list[UnsupportedError | BudgetError] = []
     for name in names:
         try:
-            return fit(facts, find_method(name), budget, entropies, seed=seed)
+            chosen, options = asked_method(name)
+            return fit(facts, chosen, budget, entropies, seed=seed, options=options)
         except (UnsupportedError, BudgetError) as refusal:
             refusals.append(refusal)
     raise refusals[0]

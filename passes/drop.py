@@ -21,7 +21,7 @@ from tokopt.ir.linked import linked_marks
 from tokopt.ir.merge import Merge
 from tokopt.ir.movement import MOVES, PER_ROW
 from tokopt.passes.cut import Cut
-from tokopt.passes.scoring import StackState
+from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Workspace, aten
 
 

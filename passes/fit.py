@@ -9,11 +9,13 @@ from fractions import Fraction
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.methods.asked import Options
 from tokopt.passes.methods.method import Method
+from tokopt.passes.placed import stack_places
 from tokopt.passes.placing import Placing
+from tokopt.passes.tower_tap import feeder_of
 
 Entropies = Mapping[str, Sequence[float]]
-Options = Mapping[str, int | float | str]
 
 _UNCALIBRATED = "{} is not calibrated: its counts per layer are its paper's, not measured on inputs"
 
@@ -48,8 +50,16 @@ def fit(
     placement is legal, ``BudgetError`` naming the smallest budget that can be reached.
     """
     limit = _limit(budget)
-    refusals: list[UnsupportedError] = []
+    refusals: list[UnsupportedError | InputError] = []
     for stack in _stacks(facts, method, role):
+        try:
+            if "places" in method.needs:
+                stack_places(facts, stack, options or {})
+            if "tower" in method.needs:
+                feeder_of(facts, stack, method.name)
+        except (UnsupportedError, InputError) as refusal:  # a stated grid may fit another stack
+            refusals.append(refusal)
+            continue
         try:
             placing = Placing(facts, stack, method, (entropies or {}).get(stack.role))
             placements, moved, spends = placing.within(limit)

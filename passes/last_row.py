@@ -38,13 +38,13 @@ def last_by_mask(mask: Tensor) -> Tensor:
 
     bool (True: may be read) or float (added).  Where no row may, the last of all.
     """
-    own = mask.squeeze(-2) if mask.shape[-2] == 1 else _diagonal(mask)
+    own = diagonal(mask)
     return _last(own if own.dtype == torch.bool else own > FAINT)
 
 
 def last_by_probabilities(probabilities: Tensor) -> Tensor:
     """Return the last row that reads itself in some head of ``[B, H, N, N]``, int64 ``[B]``."""
-    return _last((_diagonal(probabilities) > 0).any(1))
+    return _last((diagonal(probabilities) > 0).any(1))
 
 
 def line(mask: Tensor, rows: Tensor) -> Tensor:
@@ -55,7 +55,10 @@ def line(mask: Tensor, rows: Tensor) -> Tensor:
     return mask.gather(-2, index)
 
 
-def _diagonal(matrix: Tensor) -> Tensor:
+def diagonal(matrix: Tensor) -> Tensor:
+    """Return what ``[…, Q or 1, N]`` says of each row and itself, ``[…, N]``; Q is N."""
+    if matrix.shape[-2] == 1:
+        return matrix.squeeze(-2)
     numbers = torch.arange(matrix.shape[-1], device=matrix.device).unsqueeze(-1)
     return matrix.gather(-1, numbers.expand([*matrix.shape[:-1], 1])).squeeze(-1)
 

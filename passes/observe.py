@@ -60,6 +60,9 @@ class StackObservation:
             seed=seed,
             group=place.group,
             groups=self._groups(place) if place.scattered else None,
+            text=None if self.stack.merge is None else ~self.candidates,
+            entry=self.hidden.get(self.stack.sites[0].name),
+            count=int(self.candidates[0].sum()),
             options=options or {},
         )
 

@@ -39,6 +39,8 @@ class Placing:
         self.entropies = None if entropies is None else tuple(entropies)
         legal = [site for site in stack.sites if site.legal]
         self.group = max((site.group for site in legal), default=1)
+        if method.combine is not None:
+            refuse_groups(method.name, stack.role, self.group)
         self._refuse_barrier(self._published(self.group))
         self.arriving = partial(rows_arriving, facts, stack, legal[-1])
         self.arriving(self.group)  # refused where no rows of the consumer come from here
@@ -128,6 +130,16 @@ class Placing:
                 f"{self.method.name} cannot be placed at {blocked.name}: {blocked.barrier}",
                 expected=f"a legal site: {legal}",
             )
+
+
+def refuse_groups(method: str, where: str, group: int) -> None:
+    """Refuse a method that folds rows where rows leave in groups of ``group``."""
+    if group != 1:
+        raise UnsupportedError(
+            f"{method} folds single rows, and at {where} rows leave in groups of {group}",
+            expected="a site where rows leave one by one",
+            hint="place it where the groups are rows: behind the merger, in the decoder",
+        )
 
 
 def _check_needs(method: Method, stack: TokenStack, kind: str) -> None:

@@ -1,184 +1,34 @@
-"""Scoring: trace a method's own score function into the graph, on taps of the graph's values.
-
-A layer before an earlier cut of the same stack had more rows than there are now: its taps are read
-at the rows that are left, its attention stays what it was, over the keys it had then.
-"""
+"""Scoring: trace a method's own functions into the graph, on taps of the graph's values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import torch
 from torch import Tensor, fx
 
-from tokopt.ir.axis import Axis, locate
-from tokopt.ir.facts import TokenStack
-from tokopt.ir.layout import layout_of
-from tokopt.ir.plan import Stage
-from tokopt.ir.sites import Site
-from tokopt.passes.grouping import group_table, numbers_now
-from tokopt.passes.methods.method import LayerTap, Method, Taps
-from tokopt.passes.taps import TapRecipe, tap_recipe
-from tokopt.passes.workspace import Count, Workspace, aten
+from tokopt.passes.methods.method import Method
+from tokopt.passes.reading import Reading
+from tokopt.passes.workspace import Workspace
 
 
-@dataclass
-class StackState:
-    """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
-
-    ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
-    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
-    the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
-    int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
-    anywhere (``Facts.reach``), found before anything was rewritten.
-    """
-
-    rows: Count
-    visual: int
-    mask: fx.Node | None = None
-    origin: fx.Node | None = None
-    carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
-    cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
-    reach: Mapping[str, Tensor | None] = field(default_factory=dict)
-
-
-def score_rows(
-    work: Workspace,
-    stack: TokenStack,
-    site: Site,
-    stage: Stage,
-    method: Method,
-    state: StackState,
-    lead: tuple[Axis, ...],
-    seed: int,
-) -> fx.Node:
+def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     """Insert a method's score of the rows at a site, fp32 ``[B, N]``."""
-    carried, since = state.carried.get(stage.method, (None, 0))
-    recipes = _recipes(work, stack, range(since, site.depth), lead)
-    see = _hidden(work, stack, site, lead, state)
-    operands: list[fx.Node] = [site.value]
-    arriving = _arriving(work, stack, site, state)
-    operands += [n for n in (state.mask, carried, arriving) if n is not None]
-    operands += origins(state) if site.scattered else []
-    left = [_rows_left(work, state, recipe.depth) for recipe in recipes]
-    for recipe, rows in zip(recipes, left, strict=True):
-        operands += [*recipe.nodes, *([] if rows is None else [rows])]
 
     def score(*tensors: Tensor) -> Tensor:
-        given = list(tensors)
-        hidden = see(given.pop(0))
-        candidates = given.pop(0) if state.mask is not None else _span(stack, state, hidden)
-        earlier = given.pop(0) if carried is not None else None
-        known = given.pop(0) if arriving is not None else None
-        if known is not None:  # rows that arrive nowhere (padding cropped off) are no choice
-            known = known.repeat(hidden.shape[0] // known.shape[0], 1)
-            candidates = candidates & known
-        groups = _groups(stack, site, candidates, given, state) if site.scattered else None
-        layers: list[LayerTap] = []
-        for recipe, rows in zip(recipes, left, strict=True):
-            tap = [given.pop(0) for _ in recipe.nodes]
-            layers.append(recipe.build(tap, None if rows is None else given.pop(0)))
-        taps = Taps(
-            layers=layers,
-            layer_count=len(stack.stack.layers),
-            candidates=candidates,
-            hidden=hidden,
-            carried=earlier,
-            relay=stack.relay,
-            keep=stage.keep,
-            seed=seed,
-            group=site.group,
-            groups=groups,
-            options=stage.options,
-        )
+        taps, known = reading.build(tensors)
         scores = method.score(taps).float()
         return scores if known is None else scores.masked_fill(~known, float("-inf"))
 
-    return work.splice(score, list(operands))
+    return work.splice(score, list(reading.operands))
 
 
-def origins(state: StackState) -> list[fx.Node]:
-    """Return the node of the rows' origins as an operand, where rows have gone."""
-    return [] if state.origin is None else [state.origin]
+def combine_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
+    """Insert the rows that stay with what a method folds into them, laid out as the stream is.
 
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
 
-def token_rows(stack: TokenStack, rows: int, origin: Tensor | None = None) -> Tensor | None:
-    """Return where the rows of the token axis were in the original axis; None: they all are."""
-    front = stack.protected
-    return None if origin is None else origin.narrow(1, front, rows) - front
+    def combined(value: Tensor, stay: Tensor, *tensors: Tensor) -> Tensor:
+        taps, _ = reading.build(tensors)
+        assert method.combine is not None
+        return reading.view.put(method.combine(taps, stay).to(value.dtype), value)
 
-
-def _groups(
-    stack: TokenStack, site: Site, candidates: Tensor, given: list[Tensor], state: StackState
-) -> Tensor:
-    """Return the number of each row's group among those there are, int64 ``[B, N]``."""
-    origin = given.pop(0) if state.origin is not None else None
-    front, rows = stack.protected, state.visual
-    inside = candidates.narrow(1, front, rows)
-    now = numbers_now(group_table(site, inside, token_rows(stack, rows, origin)))
-    return torch.nn.functional.pad(now, (front, candidates.shape[1] - front - rows))
-
-
-def _arriving(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> fx.Node | None:
-    """Insert which rows of a tower's items arrive anywhere, bool ``[items, N]``; None: all do."""
-    reach = state.reach.get(site.name)
-    if reach is None:
-        return None
-    tokens = reach[:, site.groups()]
-    whole = torch.ones(len(tokens), int(stack.rows.root.length), dtype=torch.bool)
-    whole[:, stack.protected : stack.protected + tokens.shape[1]] = tokens
-    arriving = work.constant(f"arriving_{site.name.replace(':', '_')}", whole)
-    if state.origin is None:
-        return arriving
-
-    def now(table: Tensor, origin: Tensor) -> Tensor:
-        return table.repeat(origin.shape[0] // table.shape[0], 1).gather(1, origin)
-
-    return work.splice(now, [arriving, state.origin])
-
-
-def _recipes(
-    work: Workspace, stack: TokenStack, depths: range, lead: tuple[Axis, ...]
-) -> list[TapRecipe]:
-    layers = [layer for layer in stack.stack.layers if layer.depth in depths]
-    found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
-    return [recipe for recipe in found if recipe is not None]
-
-
-def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None:
-    """Insert the rows of a layer that later cuts left, int64 ``[B, K]``; None where all are."""
-    left: fx.Node | None = None
-    for entered, rows in state.cuts:
-        if entered > depth:
-            left = rows if left is None else work.call(aten.gather.default, left, 1, rows)
-    return left
-
-
-def _hidden(
-    work: Workspace,
-    stack: TokenStack,
-    site: Site,
-    lead: tuple[Axis, ...],
-    state: StackState,
-) -> Callable[[Tensor], Tensor]:
-    """Return how to see the stream at a site as ``[B, N, C]``."""
-    axes = work.axes[site.value]
-    inside = [axis for axis in lead if axis.root is not axes[site.dim].root]
-    if any(locate(axes[site.dim], axis) is not None for axis in inside):
-        rows = stack.protected + state.visual  # flattened: items and rows share a dim
-        return lambda tensor: (
-            tensor.unflatten(site.dim, (-1, rows))
-            .movedim((site.dim, site.dim + 1), (0, 1))
-            .flatten(2)
-        )
-    features = max(d for d in range(len(axes)) if d != site.dim)
-    layout = layout_of(site.value, work.facts.dims, lead, site.dim, features)
-    return lambda tensor: layout.apply(tensor).squeeze(1)
-
-
-def _span(stack: TokenStack, state: StackState, hidden: Tensor) -> Tensor:
-    """Return the candidates of a stack whose visual rows lie together behind learned rows."""
-    rows = torch.arange(hidden.shape[1], device=hidden.device)
-    span = (rows >= stack.protected) & (rows < stack.protected + state.visual)
-    return span.unsqueeze(0).expand(hidden.shape[0], hidden.shape[1])
+    return work.splice(combined, [reading.operands[0], rows, *reading.operands])

@@ -21,7 +21,10 @@ from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
 from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
-from tokopt.passes.scoring import StackState, origins, score_rows, token_rows
+from tokopt.passes.placing import refuse_groups
+from tokopt.passes.reading import origins, read_site, token_rows
+from tokopt.passes.scoring import combine_rows, score_rows
+from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
 
@@ -44,15 +47,22 @@ def insert_stage(
 ) -> tuple[Inserted, Cut]:
     """Insert one stage's scores and selection in place; return its trace and the cut to make."""
     _check(stage, site, state)
+    if method.combine is not None:
+        refuse_groups(method.name, site.name, site.group)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
     with work.after(site.value):
-        scores = score_rows(work, stack, site, stage, method, state, lead, seed)
+        reading = read_site(work, stack, site, stage, method, state, lead, seed)
+        scores = score_rows(work, reading, method)
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
         index = _select(work, stack, site, state, scores, total, lead)
-        kept, stayed = _follow(work, stack, site, state, index, scores, lead)
+        stream = _stream_rows(work, stack, site, state, index, scores)
+        short = combine_rows(work, reading, method, stream) if method.combine else None
+        kept, stayed = _follow(work, site, state, stream, scores)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
+    if short is not None:
+        cut.replace_value(short)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
     return Inserted(kept, scores), cut
@@ -146,16 +156,15 @@ def _select(
     return index
 
 
-def _follow(
+def _stream_rows(
     work: Workspace,
     stack: TokenStack,
     site: Site,
     state: StackState,
     index: fx.Node,
     scores: fx.Node,
-    lead: tuple[Axis, ...],
-) -> tuple[fx.Node, fx.Node]:
-    """Insert what the cut does to the stack's own books: origin, mask, carried score."""
+) -> fx.Node:
+    """Insert the stream rows that stay, int64 ``[B, K]``: the chosen and all beside them."""
     group, front = site.run, stack.protected
 
     def lift(chosen: Tensor, values: Tensor, rows: int) -> Tensor:
@@ -174,7 +183,13 @@ def _follow(
             pieces.append(after.unsqueeze(0).expand(chosen.shape[0], behind))
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
-    stream = work.splice(lift, [index, scores, state.rows])
+    return work.splice(lift, [index, scores, state.rows])
+
+
+def _follow(
+    work: Workspace, site: Site, state: StackState, stream: fx.Node, scores: fx.Node
+) -> tuple[fx.Node, fx.Node]:
+    """Insert what the cut does to the stack's own books: origin, mask, carried score."""
     stayed = work.call(aten.gather.default, scores, 1, stream)
     origin = stream
     if state.origin is not None:

@@ -20,7 +20,7 @@ from tokopt.passes.last_row import (
     reads_input_values,
 )
 from tokopt.passes.methods.method import CLASS_ROW, LAST_ROW, LayerTap
-from tokopt.passes.methods.rows import at_row, attention_row
+from tokopt.passes.methods.rows import at_row, attention_row, attention_rows
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,13 @@ class TapRecipe:
             attention = whole.row(at)
             return attention.gather(2, left.unsqueeze(1).expand(-1, attention.shape[1], -1))
 
-        return LayerTap(self.depth, query, key, value, row, whole.scale, last)
+        def rows(at: Tensor) -> Tensor:
+            assert whole.rows is not None
+            attention = whole.rows(at if crossing else left.gather(1, at))
+            index = left.unsqueeze(1).unsqueeze(1)
+            return attention.gather(3, index.expand(-1, *attention.shape[1:3], -1))
+
+        return LayerTap(self.depth, query, key, value, row, whole.scale, last, rows)
 
     def _whole(self, tensors: Sequence[Tensor]) -> LayerTap:
         raw_query, raw_key, raw_value, *rest = tensors
@@ -99,7 +105,16 @@ class TapRecipe:
                 mask = self.probabilities.apply(chosen.expand(shape)).select(2, 0)
             return attention_row(query, key, mask, at if own is None else own, scale, site.causal)
 
-        return LayerTap(self.depth, query, key, value, row, scale, last)
+        def rows(at: Tensor) -> Tensor:
+            if not site.fused:
+                return _lines(self.probabilities.apply(rest[0]), at).float()
+            mask = None
+            if rest:
+                shape = [*raw_query.shape[:-1], raw_key.shape[-2]]
+                mask = _lines(self.probabilities.apply(rest[0].expand(shape)), at)
+            return attention_rows(query, key, mask, at, scale, site.causal)
+
+        return LayerTap(self.depth, query, key, value, row, scale, last, rows)
 
 
 def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | None:
@@ -116,11 +131,11 @@ def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | 
         layout_of(site.key, dims, lead, key_rows, -3 - key_rows),
         layout_of(site.value, dims, lead, -2, -1),
         layout_of(out, dims, lead, -2, -1),
-        _may_be_padded(site, dims),
+        may_be_padded(site, dims),
     )
 
 
-def _may_be_padded(site: Attention, dims: Dims) -> bool:
+def may_be_padded(site: Attention, dims: Dims) -> bool:
     """Return whether which rows an attention may read is data: a mask that reads an input.
 
     An attention that is spelled out may have such a mask; its probabilities tell.
@@ -137,6 +152,12 @@ def _rows(operand: Tensor, left: Tensor) -> Tensor:
     """Return the rows ``left`` of ``[B, H, N, d]``."""
     index = left.unsqueeze(1).unsqueeze(-1)
     return operand.gather(2, index.expand(-1, operand.shape[1], -1, operand.shape[3]))
+
+
+def _lines(matrix: Tensor, at: Tensor) -> Tensor:
+    """Return the lines ``at`` ``[B, T]`` of ``[B, H, Q, N]``, as ``[B, H, T, N]``."""
+    index = at.unsqueeze(1).unsqueeze(-1)
+    return matrix.gather(2, index.expand(-1, matrix.shape[1], -1, matrix.shape[3]))
 
 
 def _row(tensor: Tensor, at: int) -> Tensor:

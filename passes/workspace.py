@@ -67,6 +67,29 @@ class Workspace:
         """Return a context that inserts behind a node and behind all inserted there before."""
         return self.graph.inserting_before(self.anchors.setdefault(node, node.next))
 
+    def hoist(self, node: fx.Node, value: fx.Node) -> bool:
+        """Move a node, and what it is made of, to right behind ``value``.
+
+        Returns False, and moves nothing, where it depends on ``value``.
+        """
+        order = {n: number for number, n in enumerate(self.graph.nodes)}
+        found: set[fx.Node] = set()
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            if one is value:
+                return False
+            if one not in found and order[one] > order[value]:
+                found.add(one)
+                waiting += one.all_input_nodes
+        anchor = self.anchors.setdefault(value, value.next)
+        for one in sorted(found, key=order.__getitem__):
+            if one is anchor:
+                self.anchors[value] = anchor = anchor.next
+            else:
+                anchor.prepend(one)
+        return True
+
     def splice(self, function: Any, operands: list[Any]) -> Any:
         """Trace a function on operands and insert its calls at the insertion point."""
         return splice(self.graph, function, operands, self.mode)

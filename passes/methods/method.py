@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.places import Places
+
+GRID = "grid"
+"""The stage option in which a person states the grid of patches, where no graph tells it."""
 
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
@@ -25,8 +29,9 @@ class LayerTap:
 
     ``depth`` counts layers of the stack from 0.  ``query`` is ``[B, H, N, d]``, ``key`` and
     ``value`` ``[B, H or fewer, N, d]``, with positions already applied; ``row(q)`` returns the
-    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``.  ``scale`` is the
-    factor from ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
+    post-softmax attention of query row ``q`` over all rows, fp32 ``[B, H, N]``; ``rows(at)`` that
+    of the rows ``at`` ``[B, T]``, fp32 ``[B, H, T, N]``.  ``scale`` is the factor from
+    ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
     itself: padding may not.  ``last`` is its number per item, int64 ``[B]``; None: the last of all.
     """
 
@@ -37,10 +42,39 @@ class LayerTap:
     row: Callable[[int], Tensor]
     scale: float
     last: Tensor | None = None
+    rows: Callable[[Tensor], Tensor] | None = None
 
     def number(self, relay: int) -> int | Tensor:
         """Return the row that a relay is, of all items or ``[B]`` of each."""
         return self.last if relay == LAST_ROW and self.last is not None else relay
+
+
+@dataclass(frozen=True)
+class TowerTap:
+    """The tower whose rows were written into a sequence, unpruned.
+
+    ``layer`` is its last layer, over ``I`` images, crops or frames.  ``arrive(values, elsewhere)``
+    takes a value per tower row, ``[I, N of the tower]``, to the rows of the sequence, ``[B, N]``:
+    the mean where several rows became one, ``elsewhere`` at visual rows that come from no tower
+    row (newlines), 0 at rows that are no candidates.  ``rows`` says which tower rows can arrive,
+    bool ``[1, N of the tower]``.  ``patches`` are the grey values (mean over channels) that each
+    row was made of, ``[I, N of the tower, P]``, 0 at learned rows; None where that is not known.
+    """
+
+    layer: LayerTap
+    relay: int | None
+    rows: Tensor
+    arrive: Callable[[Tensor, float], Tensor]
+    patches: Tensor | None = None
+
+    def want_patches(self, method: str) -> Tensor:
+        """Return the pixels of each row, or refuse where the graph does not tell."""
+        if self.patches is None:
+            raise UnsupportedError(
+                f"{method} reads the pixels of each patch, and the graph does not tell which are",
+                expected="patches cut by a convolution whose kernel is its stride",
+            )
+        return self.patches
 
 
 @dataclass(frozen=True)
@@ -55,7 +89,13 @@ class Taps:
     ``LAST_ROW``: the last prompt token), None where the stack has none.  ``keep`` counts rows;
     where ``group`` is not 1 rows leave in whole groups of so many, judged by the mean of their
     scores: neighbours, or, where ``groups`` ``[B, N]`` is given, the candidates of one number in
-    it.  ``options`` are the stage's own settings.
+    it.  ``text`` is bool ``[B, N]``: rows of a prompt that may not be dropped and are no padding;
+    None where the method does not need it.  ``entry`` is the stream as it entered the stack, at the
+    rows there are now, ``[B, N, C]``; None where the method does not need it.  ``places`` is where
+    in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
+    does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
+    need it.  ``count`` is the number of visual rows there are now.  ``options`` are the stage's own
+    settings.
     """
 
     layers: Sequence[LayerTap]
@@ -68,7 +108,33 @@ class Taps:
     seed: int
     group: int = 1
     groups: Tensor | None = None
+    text: Tensor | None = None
+    entry: Tensor | None = None
+    places: Places | None = None
+    tower: TowerTap | None = None
+    count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    def want_text(self, method: str) -> Tensor:
+        """Return which rows are text, or refuse where there is no prompt."""
+        if self.text is None:
+            raise UnsupportedError(
+                f"{method} compares tokens with the prompt, and this stack has none",
+                expected="a stage in a decoder",
+            )
+        return self.text
+
+    def want_places(self, method: str) -> Places:
+        """Return where each row comes from, or refuse where nobody knows."""
+        if self.places is None:
+            raise UnsupportedError(f"{method} needs to know where in the image rows come from")
+        return self.places
+
+    def want_tower(self, method: str) -> TowerTap:
+        """Return the tower, or refuse where the stack has none."""
+        if self.tower is None:
+            raise UnsupportedError(f"{method} reads the tower that feeds a decoder")
+        return self.tower
 
     def want_relay(self, method: str, instead: str) -> int:
         """Return the relay row, or refuse naming what is missing and what would do instead."""
@@ -92,6 +158,15 @@ class Taps:
 
 Score = Callable[[Taps], Tensor]
 """``taps -> [B, N]`` fp32, higher is kept; values at rows that are no candidates are ignored."""
+
+
+Combine = Callable[[Taps, Tensor], Tensor]
+"""``(taps, stay) -> [B, K, C]``: rows ``stay`` of ``hidden``, with what is folded into them.
+
+``stay`` is int64 ``[B, K]``, ascending, protected and text rows included.  Every row keeps its
+place and its position: a merged or recycled token stands where its representative stood.  Rows into
+which nothing is folded come out as they went in, bit for bit.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,8 +201,12 @@ class Method:
 
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
-    before the site) and ``"relay"`` (a relay row).  ``calibrated``: roles in which the schedule
-    reads ``Setting.entropies``.  ``options``: its settings and their defaults.
+    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
+    stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
+    ``"tower"`` (the tower that feeds a decoder).
+    ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
+    settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
+    recycling); None: nothing.
     """
 
     name: str
@@ -138,4 +217,5 @@ class Method:
     needs: frozenset[str] = frozenset()
     calibrated: frozenset[str] = frozenset()
     notes: str = ""
+    combine: Combine | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)

@@ -49,6 +49,49 @@ def attention_row(
     return torch.softmax(logits, dim=-1)
 
 
+def attention_rows(
+    query: Tensor, key: Tensor, mask: Tensor | None, rows: Tensor, scale: float, causal: bool
+) -> Tensor:
+    """Return post-softmax attention of queries ``rows`` ``[B, T]``, fp32 ``[B, H, T, N]``.
+
+    ``mask`` holds the queries' own lines, broadcasting to the result.  See ``attention_row``.
+    """
+    index = rows.unsqueeze(1).unsqueeze(-1).expand(-1, query.shape[1], -1, query.shape[3])
+    asked = query.gather(2, index).float()
+    grouped = asked.unflatten(1, (key.shape[1], query.shape[1] // key.shape[1]))
+    keys = key.float().transpose(-2, -1).unsqueeze(2)
+    logits = torch.matmul(grouped, keys).flatten(1, 2) * scale
+    if causal:
+        later = torch.arange(key.shape[2], device=key.device) > rows.unsqueeze(-1)
+        logits = logits.masked_fill(later.unsqueeze(1), LOWEST)
+    if mask is not None and mask.dtype == torch.bool:
+        logits = logits.masked_fill(~mask, LOWEST)
+    elif mask is not None:
+        logits = (logits + mask.float()).clamp_min(LOWEST)
+    return torch.softmax(logits, dim=-1)
+
+
+def received(layer: LayerTap, block: int = 64) -> Tensor:
+    """Return the mean attention that each row receives, over all queries and heads, ``[B, N]``.
+
+    A block of queries at a time: no ``N x N`` value.  The number of queries is constant.
+    """
+    queries = int(layer.query.shape[2])
+    total: Tensor | None = None
+    for start in range(0, queries, block):
+        at = torch.arange(start, min(start + block, queries), device=layer.query.device)
+        part = several(layer, at.expand(layer.query.shape[0], -1)).sum((1, 2))
+        total = part if total is None else total + part
+    assert total is not None
+    return total / (queries * layer.query.shape[1])
+
+
+def several(layer: LayerTap, rows: Tensor) -> Tensor:
+    """Return the attention of queries ``rows`` ``[B, T]``, fp32 ``[B, H, T, N]``."""
+    assert layer.rows is not None
+    return layer.rows(rows)
+
+
 def dot(query: Tensor, key: Tensor) -> Tensor:
     """Return products of one query ``[B, H, d]`` with all keys ``[B, H or fewer, N, d]``.
 
@@ -79,6 +122,16 @@ def share(mass: Tensor, candidates: Tensor) -> Tensor:
 def rank_of(candidates: Tensor) -> Tensor:
     """Return each candidate's number among the candidates of its item, int64 ``[B, N]``."""
     return candidates.long().cumsum(1) - 1
+
+
+def top_rows(values: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Return the ``count`` candidates of largest value, bool ``[B, N]``; ties to the lower row."""
+    ranked = torch.where(candidates, values, float("-inf"))
+    order = torch.sort(ranked, dim=1, descending=True, stable=True)[1].narrow(1, 0, count)
+    chosen = torch.zeros_like(candidates).scatter(
+        1, order, torch.ones_like(order, dtype=torch.bool)
+    )
+    return chosen & candidates
 
 
 def group_of(taps: Taps) -> Tensor:

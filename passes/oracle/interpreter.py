@@ -32,8 +32,8 @@ class MaskedInterpreter(fx.Interpreter):
     """Interpreter of one graph.
 
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
-    ``watched`` nodes, as computed, are found in ``seen``.  ``dropped``: inputs have dead entries;
-    a size read off them is then the original's, as everything is that is not marked.
+    ``watched`` nodes, as they are read, are found in ``seen``.  ``dropped``: inputs have dead
+    entries; a size read off them is then the original's, as everything is that is not marked.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class MaskedInterpreter(fx.Interpreter):
         if n in self.visits:
             value = self.visits[n](value)
             self._started = True
+            if n in self.watched:
+                self.seen[n] = value
         return value
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export.graph_signature import OutputKind, TensorArgument
 
 from tokopt.ir.binding import bind
@@ -27,6 +27,7 @@ from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
+from tokopt.passes.placed import places_of
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,17 @@ def run_oracle(
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
     values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
-    original = _interpret(facts, values, None)
-    _refuse_nan(original, inputs)
     placed = place_stages(facts, plan, methods)
+    masks: set[fx.Node] = set().union(*(p.padding for p in placed))
+    plain = MaskedInterpreter(facts, {}, masks)
+    _refuse_nan(_outputs(facts, plain.execute(values)), inputs)
     sizes = Sizes(facts.exported, values)
     reach = {p.site.name: facts.reach(p.site) for p in placed}
-    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach)
-    outputs = _interpret(facts, values, stages)
+    where = places_of(facts, plan, methods)
+    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where)
+    marking = MaskedInterpreter(facts, stages.visits, stages.watched)
+    stages.seen = marking.seen
+    outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):
         raise InternalError("a stage's site was never reached")
     choices = tuple(stages.choices[index] for index in range(len(plan.stages)))
@@ -87,17 +92,11 @@ def run_masked(facts: Facts, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     and ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
     values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
-    return _interpret(facts, values, None, dropped=True)
+    return _outputs(facts, MaskedInterpreter(facts, {}, set(), dropped=True).execute(values))
 
 
-def _interpret(
-    facts: Facts, values: list[object], stages: Stages | None, dropped: bool = False
-) -> dict[str, Tensor]:
-    visits, watched = (stages.visits, stages.watched) if stages is not None else ({}, set())
-    interpreter = MaskedInterpreter(facts, visits, watched, dropped)
-    if stages is not None:
-        stages.seen = interpreter.seen
-    results = full_precision(interpreter.execute(values))
+def _outputs(facts: Facts, computed: list[object]) -> dict[str, Tensor]:
+    results = full_precision(computed)
     specs = facts.exported.graph_signature.output_specs
     return {
         spec.arg.name: _shown(value)

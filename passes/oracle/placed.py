@@ -11,10 +11,12 @@ from tokopt.ir.attention import Attention
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
+from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.tower_tap import Feeder, feeders_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
+    ``feeder`` is the tower that the method reads, if it does, of ``images``.
     """
 
     stage: Stage
@@ -52,17 +55,33 @@ class PlacedStage:
     before: int | None
     same: int | None
     layers: tuple[tuple[Layer, Attention], ...]
+    feeder: Feeder | None = None
+    images: frozenset[fx.Node] = frozenset()
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
+        if self.feeder is not None:
+            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
+            nodes |= self.images
+        if "entry" in self.method.needs:
+            nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
+
+    @property
+    def padding(self) -> set[fx.Node]:
+        """The nodes whose values in the original tell padding, where the method asks for text."""
+        if "text" not in self.method.needs or self.stack.merge is None:
+            return set()
+        first = self.stack.stack.layers[0].attention[0]
+        return watched(first) | {first.node}
 
 
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
+    feeders = feeders_of(facts, plan, methods)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -77,7 +96,10 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         )
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers))
+        feeder = feeders.get(stage.site)
+        image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
+        images = frozenset({image} if image is not None else ())
+        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, images))
     return placed
 
 

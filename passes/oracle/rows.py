@@ -45,6 +45,11 @@ class StreamRows:
         mask = mask.movedim((-2, -1), (self.dim, self.feature))
         return value.masked_fill(mask, torch.nan)
 
+    def replaced(self, value: Tensor, items: Tensor) -> Tensor:
+        """Return a value whose ``items`` view is the one given: the way back."""
+        shape = list(value.movedim((self.dim, self.feature), (-2, -1)).shape)
+        return items.reshape(shape).movedim((-2, -1), (self.dim, self.feature))
+
     def of_tokens(self, rows: int) -> Tensor:
         """Return which of an item's ``rows`` are of the token axis, bool ``[N]``."""
         place = torch.arange(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor, fx
 
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
-from tokopt.passes.methods.method import Taps
+from tokopt.ir.places import Places
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.taps import TapReader
+from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
 
 
@@ -35,11 +38,14 @@ class Stages:
         seed: int,
         forced: Sequence[Tensor] | None,
         reach: Mapping[str, Tensor | None],
+        original: Mapping[fx.Node, Any],
+        places: Mapping[str, Places],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
+        self.original, self.places = original, places
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
         nodes = {p.site.value for p in placed}
@@ -72,7 +78,16 @@ class Stages:
         fixed = (alive & visual & ~candidates).sum(1)
         quota = tuple((placed.stage.keep - fixed).tolist())
         lost = self._lost(placed, table, shape)
-        raw = self._score(placed, rows, items, candidates & ~lost, alive, table)
+        left = alive.nonzero()[:, 1].view(len(alive), -1)
+        count = int((alive & visual).sum(1)[0])
+        taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table, count)
+        where = self.places.get(site.name)
+        if where is not None:
+            taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
+        if placed.feeder is not None:
+            tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
+            taps = replace(taps, tower=tower)
+        raw = self._score(placed.method, taps, alive, left)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
@@ -83,6 +98,8 @@ class Stages:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
+        if placed.method.combine is not None:
+            value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
@@ -118,20 +135,30 @@ class Stages:
             )
         return alive
 
-    def _score(
+    def _taps(
         self,
         placed: PlacedStage,
         rows: StreamRows,
         items: Tensor,
         candidates: Tensor,
         alive: Tensor,
+        left: Tensor,
         table: Tensor,
-    ) -> Tensor:
-        """Return the method's score at full length, NaN at dead rows."""
-        left = alive.nonzero()[:, 1].view(len(alive), -1)
+        visual: int,
+    ) -> Taps:
+        """Return what the method reads: rows ``left`` ``[B, K]``, ``visual`` of them visual."""
         reader = TapReader(self.dims, self.seen, rows.lead, left)
-        same = placed.same
-        taps = Taps(
+        same, text = placed.same, None
+        if placed.padding:
+            first = placed.stack.stack.layers[0].attention[0]
+            every = torch.arange(alive.shape[1]).expand(alive.shape)
+            real = TapReader(self.dims, self.original, rows.lead, every).reads_itself(first)
+            text = (real & ~candidates).gather(1, left)
+        entry = None
+        if "entry" in placed.method.needs:
+            entered = rows.items(self.seen[placed.stack.sites[0].value])
+            entry = entered.gather(1, left[..., None].expand(-1, -1, entered.shape[-1]))
+        return Taps(
             layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
             layer_count=len(placed.stack.stack.layers),
             candidates=candidates.gather(1, left),
@@ -139,22 +166,52 @@ class Stages:
             carried=None if same is None else self.choices[same].raw.gather(1, left),
             relay=placed.stack.relay,
             keep=placed.stage.keep,
+            count=visual,
             seed=self.seed,
             group=placed.site.group,
             groups=_numbers(table, alive, left) if placed.site.scattered else None,
+            text=text,
+            entry=entry,
             options=placed.stage.options,
         )
+
+    def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
+        """Return the method's score at full length, NaN at dead rows."""
         try:
-            score = placed.method.score(taps)
+            score = method.score(taps)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise InternalError(f"the score of {placed.method.name} failed: {error}") from error
+            raise InternalError(f"the score of {method.name} failed: {error}") from error
         if score.shape != left.shape:
             raise InternalError(
-                f"{placed.method.name} gave a score of shape {tuple(score.shape)}",
+                f"{method.name} gave a score of shape {tuple(score.shape)}",
                 expected=f"one number per row, {tuple(left.shape)}",
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) -> Places:
+    """Return the places of rows ``left``, an item at a time; -1 at those that may not go."""
+    table = torch.full((*left.shape, 3), -1)
+    for item, rows in enumerate(left.tolist()):
+        numbers = {row: n for n, row in enumerate(visual[item].nonzero()[:, 0].tolist())}
+        for at, row in enumerate(rows):
+            if bool(candidates[item, at]):
+                table[item, at] = places.table[numbers[row]]
+    return places.seen(table)
+
+
+def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Tensor) -> Tensor:
+    """Return ``[B, N, C]`` with the rows that stay as the method leaves them."""
+    whole = items.clone()
+    assert method.combine is not None
+    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+    made = method.combine(taps, stay)
+    if made.shape != (*stay.shape, items.shape[-1]):
+        raise InternalError(f"{method.name} made rows of shape {tuple(made.shape)}")
+    for item, rows in enumerate(left.gather(1, stay)):
+        whole[item, rows] = made[item].to(items.dtype)
+    return whole
 
 
 def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:

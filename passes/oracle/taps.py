@@ -66,22 +66,48 @@ class TapReader:
             probabilities = self._see(attention.node)
             last = self._last(probabilities > 0)
             row = self._row(attention, probabilities, last)
+
+        def each(at: Tensor) -> Tensor:
+            """Return several rows, an item and a row at a time."""
+            items = [
+                torch.stack([row(q)[item] for q in numbers], dim=1)
+                for item, numbers in enumerate(at.tolist())
+            ]
+            return torch.stack(items)
+
         scale = query.shape[-1] ** -0.5 if attention.scale is None else attention.scale
         rows = query if _crosses(attention) else self._rows(query), self._rows(key)
         among = (self.alive < last[:, None]).sum(1)
-        return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among)
+        return LayerTap(layer.depth, *rows, self._rows(value), row, scale, among, each)
+
+    def shape(self, attention: Attention) -> tuple[int, int]:
+        """Return how many items and rows an attention's values have."""
+        value = self._unchecked(attention.value)
+        return value.shape[0], value.shape[2]
+
+    def reads_itself(self, attention: Attention) -> Tensor:
+        """Return which rows may read themselves in some head, bool ``[B, N]``: no padding does."""
+        if attention.fused:
+            key = self._see(attention.key)
+            readable = self._bias(attention, key.shape[2]) > FAINT
+        else:
+            readable = self._see(attention.node) > 0
+        return readable.diagonal(dim1=2, dim2=3).any(1)
 
     def _keys_last(self, attention: Attention) -> bool:
         return self.dims.axis(attention.key, -1) is attention.keys.root
 
     def _see(self, node: fx.Node, rows: int = -2, features: int = -1) -> Tensor:
         """Return a captured operand as ``[B, H, N, d]``, full length."""
-        part = layout_of(node, self.dims, self.lead, rows, features).apply(self.seen[node])
+        part = self._unchecked(node, rows, features)
         if part.shape[0] != len(self.alive):
             raise InternalError(
                 f"{node.name} has {part.shape[0]} items, the stream {len(self.alive)}"
             )
         return part
+
+    def _unchecked(self, node: fx.Node, rows: int = -2, features: int = -1) -> Tensor:
+        return layout_of(node, self.dims, self.lead, rows, features).apply(self.seen[node])
 
     def _rows(self, part: Tensor) -> Tensor:
         index = self.alive[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3])

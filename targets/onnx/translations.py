@@ -71,6 +71,13 @@ def arange(
     return aten_arange_start_step(start, end, step, dtype)
 
 
+def where(condition: Value, self: Value, other: Value) -> Value:
+    """ONNX Runtime chooses between numbers only, not between truth values."""
+    if self.dtype != onnx_ir.DataType.BOOL:
+        return op.Where(condition, self, other)
+    return op.Or(op.And(condition, self), op.And(op.Not(condition), other))
+
+
 def squeeze_dims(self: Value, dim: int | Sequence[int]) -> Value:
     """In torch, squeezing a dim that is not 1 does nothing; ONNX calls it an error."""
     dims = [d % max(len(self.shape), 1) for d in ([dim] if isinstance(dim, int) else dim)]
@@ -113,5 +120,6 @@ TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.sort.stable: sort_stable,
     aten.squeeze.dim: squeeze_dims,
     aten.squeeze.dims: squeeze_dims,
+    aten.where.self: where,
 }
 """aten operator → translation."""

@@ -83,7 +83,7 @@ def test_controls_draw_among_groups_that_are_scattered(method: str) -> None:
 
     rows = torch.ones(1, 32, dtype=torch.bool)
     groups = site(facts("pool"), "vision:1").groups().unsqueeze(0)
-    taps = Taps([], 2, rows, torch.zeros(1, 32, 1), None, None, 8, 0, 4, groups)
+    taps = Taps([], 2, rows, torch.zeros(1, 32, 1), None, None, 8, 0, 4, groups, count=32)
     score = find_method(method).score(taps)[0]
     assert all(len(set(score[block].tolist())) == 1 for block in BLOCKS)
     assert len(set(score.tolist())) == (2 if method == "stride" else 8)

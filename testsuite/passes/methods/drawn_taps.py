@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.method import LayerTap, Taps
+from tokopt.ir.places import Places
+from tokopt.passes.methods.method import LayerTap, Taps, TowerTap
 
 PREFIX = 2
 
@@ -18,7 +19,12 @@ def tap(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
     scale = 0.9 * query.shape[-1] ** -0.5  # not the default: a score must read it
     groups = query.shape[1] // key.shape[1]
     logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scale
-    return LayerTap(depth, query, key, value, lambda row: logits.softmax(-1)[:, :, row], scale)
+    whole = logits.softmax(-1)
+
+    def rows(at: Tensor) -> Tensor:
+        return torch.stack([whole[item][:, numbers] for item, numbers in enumerate(at)])
+
+    return LayerTap(depth, query, key, value, lambda row: whole[:, :, row], scale, rows=rows)
 
 
 def candidates(role: str, batch: int, rows: int) -> Tensor:
@@ -28,6 +34,35 @@ def candidates(role: str, batch: int, rows: int) -> Tensor:
         start = PREFIX if role == "vision" else 1 + item
         mask[item, start : rows if role == "vision" else rows - 3 - batch + item] = True
     return mask
+
+
+def text_rows(visual: Tensor) -> Tensor:
+    """What is not visual; the first row of every second item is padding."""
+    text = ~visual
+    text[1::2, 0] = False
+    return text
+
+
+def places(visual: Tensor) -> Places:
+    """Candidates in raster order on the squarest grid that holds them."""
+    count = max(int(visual[0].sum()), 1)
+    height = max(h for h in range(1, count + 1) if count % h == 0 and h * h <= count)
+    width = count // height
+    number = visual.long().cumsum(1) - 1
+    table = torch.stack([0 * number, number // width, number % width], dim=-1)
+    on = visual.unsqueeze(-1)
+    return Places(*torch.where(on, table, -1).unbind(-1), (1, height, width))
+
+
+def tower_of(layer: LayerTap, visual: Tensor, patches: Tensor) -> TowerTap:
+    """A tower of as many rows as there are candidates, behind two learned ones."""
+
+    def arrive(values: Tensor, elsewhere: float) -> Tensor:
+        number = (visual.long().cumsum(1) - 1).clamp_min(0)
+        return values[:, PREFIX:].gather(1, number).masked_fill(~visual, 0.0)
+
+    rows = torch.arange(layer.query.shape[2]).unsqueeze(0) >= PREFIX
+    return TowerTap(layer, None, rows, arrive, patches)
 
 
 def drawn_taps(
@@ -48,6 +83,12 @@ def drawn_taps(
     def operand(which: int, depth: int, count: int) -> Tensor:
         return draw(batch, count, rows, width, seed=1000 * seed + 10 * depth + which)
 
+    visual = candidates(role, batch, rows)
+    count = int(visual[0].sum())
+    towers = [
+        draw(batch, heads, count + PREFIX, width, seed=1000 * seed + 900 + i) for i in range(3)
+    ]
+    pixels = draw(batch, count + PREFIX, 9, seed=1000 * seed + 6)
     return Taps(
         layers=[
             tap(
@@ -59,11 +100,16 @@ def drawn_taps(
             for depth in range(layers)
         ],
         layer_count=layers,
-        candidates=candidates(role, batch, rows),
+        candidates=visual,
         hidden=draw(batch, rows, 2 * width, seed=1000 * seed + 9),
         carried=draw(batch, rows, seed=1000 * seed + 8).abs() if carried else None,
         relay=-1 if role == "decoder" else relay,
         keep=keep,
+        count=count,
+        tower=tower_of(tap(0, *towers), visual, pixels) if role == "decoder" else None,
         seed=seed,
+        text=text_rows(visual) if role == "decoder" else None,
+        places=places(visual),
+        entry=draw(batch, rows, 2 * width, seed=1000 * seed + 7),
         options=options or {},
     )

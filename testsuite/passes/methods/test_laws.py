@@ -5,13 +5,13 @@ import functools
 
 import pytest
 import torch
-from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps
+from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps, tower_of
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tokopt.passes.methods.method import LayerTap, Taps
+from tokopt.passes.methods.method import LayerTap, Taps, TowerTap
 from tokopt.passes.methods.registry import METHODS
-from tokopt.passes.methods.rows import attention_row
+from tokopt.passes.methods.rows import attention_row, attention_rows
 
 CASES = [
     (name, role, relay)
@@ -21,7 +21,9 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-READS_POSITION = {"random", "stride"}
+READS_POSITION = {"random", "stride", "visionzip", "downsample", "vflowopt"}
+CARRIES_TEXT = {"sparsevlm"}
+"""Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
 
 
@@ -67,21 +69,51 @@ def test_items_of_a_batch_do_not_see_each_other(name: str, role: str, relay: int
 
 def take(taps: Taps, item: int) -> Taps:
     one = slice(item, item + 1)
-    assert taps.carried is not None
     return dataclasses.replace(
         taps,
         layers=[
-            LayerTap(t.depth, t.query[one], t.key[one], t.value[one], _only(t.row, one), t.scale)
+            LayerTap(
+                t.depth,
+                t.query[one],
+                t.key[one],
+                t.value[one],
+                _only(t.row, one),
+                t.scale,
+                rows=functools.partial(_only_rows, t, item, len(taps.hidden)),
+            )
             for t in taps.layers
         ],
         candidates=taps.candidates[one],
         hidden=taps.hidden[one],
-        carried=taps.carried[one],
+        carried=None if taps.carried is None else taps.carried[one],
+        text=None if taps.text is None else taps.text[one],
+        entry=None if taps.entry is None else taps.entry[one],
+        places=None if taps.places is None else taps.places.seen(taps.places.table[one]),
+        tower=None if taps.tower is None else _tower(taps, item, len(taps.hidden)),
     )
+
+
+def _tower(taps: Taps, item: int, batch: int) -> TowerTap:
+    assert taps.tower is not None and taps.tower.patches is not None
+    one, layer = slice(item, item + 1), taps.tower.layer
+    alone = dataclasses.replace(
+        layer,
+        query=layer.query[one],
+        key=layer.key[one],
+        value=layer.value[one],
+        row=_only(layer.row, one),
+        rows=functools.partial(_only_rows, layer, item, batch),
+    )
+    return tower_of(alone, taps.candidates[one], taps.tower.patches[one])
 
 
 def _only(row, one: slice):  # type: ignore[no-untyped-def]
     return lambda number: row(number)[one]
+
+
+def _only_rows(tap: LayerTap, item: int, batch: int, at: Tensor) -> Tensor:
+    assert tap.rows is not None
+    return tap.rows(at.expand(batch, -1))[item : item + 1]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +142,19 @@ def permuted(taps: Taps, order: Tensor) -> Taps:
                 t.value[:, :, order],
                 functools.partial(_permuted_row, t, order),
                 t.scale,
+                rows=functools.partial(_permuted_rows, t, order),
             )
             for t in taps.layers
         ],
         hidden=taps.hidden[:, order],
         carried=taps.carried[:, order],
+        entry=None if taps.entry is None else taps.entry[:, order],
+        places=None if taps.places is None else taps.places.seen(taps.places.table[:, order]),
+        tower=None
+        if taps.tower is None
+        else dataclasses.replace(
+            taps.tower, arrive=functools.partial(_permuted_arrival, taps.tower, order)
+        ),
     )
 
 
@@ -122,7 +162,16 @@ def _permuted_row(tap: LayerTap, order: Tensor, number: int) -> Tensor:
     return tap.row(int(order[number]))[:, :, order]
 
 
-@pytest.mark.parametrize("name", sorted(READS_POSITION))
+def _permuted_arrival(tower: TowerTap, order: Tensor, values: Tensor, elsewhere: float) -> Tensor:
+    return tower.arrive(values, elsewhere)[:, order]
+
+
+def _permuted_rows(tap: LayerTap, order: Tensor, at: Tensor) -> Tensor:
+    assert tap.rows is not None
+    return tap.rows(order[at])[..., order]
+
+
+@pytest.mark.parametrize("name", ["random", "stride"])
 def test_a_control_reads_nothing_but_candidates(name: str) -> None:
     first, second = drawn_taps(seed=1), drawn_taps(seed=2)
     second = dataclasses.replace(second, seed=1)
@@ -140,21 +189,36 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
 
     def flat(taps: Taps) -> list[Tensor]:
         operands = [x for t in taps.layers for x in (t.query, t.key, t.value)]
-        assert taps.carried is not None
-        return [*operands, taps.candidates, taps.hidden, taps.carried]
+        assert taps.carried is not None and taps.entry is not None
+        text = taps.candidates if taps.text is None else taps.text
+        assert taps.places is not None
+        assert taps.tower is None or taps.tower.patches is not None
+        above = [] if taps.tower is None else [taps.tower.layer, taps.tower.patches]
+        tower = [x for t in above[:1] for x in (t.query, t.key, t.value)] + above[1:]
+        first = [taps.candidates, taps.hidden, taps.carried, taps.entry, text]
+        return [*operands, *first, taps.places.table, *tower]
 
     def traced(*operands: Tensor) -> Tensor:
         layers = [rebuilt(d, *operands[3 * d : 3 * d + 3]) for d in range(2)]
-        candidates, hidden, carried = operands[6:]
+        candidates, hidden, carried, entry, text, where, *tower = operands[6:]
         return score(
             name,
             dataclasses.replace(
-                taps, layers=layers, candidates=candidates, hidden=hidden, carried=carried
+                taps,
+                layers=layers,
+                candidates=candidates,
+                hidden=hidden,
+                carried=carried,
+                entry=entry,
+                text=None if taps.text is None else text,
+                places=None if taps.places is None else taps.places.seen(where),
+                tower=tower_of(rebuilt(0, *tower[:3]), candidates, tower[3]) if tower else None,
             ),
         )
 
     graph = make_fx(traced, tracing_mode="symbolic")(*flat(taps))
-    for batch, rows in ((2, 14), (3, 19)):
+    sizes = ((2, 14), (3, 14) if role == "vision" else (3, 15))  # visual rows are as many
+    for batch, rows in sizes:
         other = drawn_taps(role, batch=batch, rows=rows, relay=relay, layers=2, carried=True)
         found, expected = graph(*flat(other)), score(name, other)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -168,7 +232,10 @@ def rebuilt(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
     def row(number: int) -> Tensor:
         return attention_row(query, key, None, number, scale, False)
 
-    return LayerTap(depth, query, key, value, row, scale)
+    def rows(at: Tensor) -> Tensor:
+        return attention_rows(query, key, None, at, scale, False)
+
+    return LayerTap(depth, query, key, value, row, scale, rows=rows)
 
 
 def squares(graph: fx.GraphModule, mask: fx.Node) -> list[fx.Node]:
@@ -188,7 +255,9 @@ def test_the_search_for_squares_finds_a_square() -> None:
     assert squares(graph, graph.graph.find_nodes(op="placeholder")[0])
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("name", "role", "relay"), [case for case in CASES if case[0] not in CARRIES_TEXT]
+)
 def test_protected_rows_do_not_change_by_carried_scores(
     name: str, role: str, relay: int | None
 ) -> None:

@@ -12,7 +12,7 @@ from tokopt.passes.methods.random import METHOD, PRIME
 
 def taps(candidates: torch.Tensor, seed: int, group: int = 1) -> Taps:
     hidden = torch.zeros(*candidates.shape, 1)
-    return Taps([], 0, candidates, hidden, None, None, 1, seed, group)
+    return Taps([], 0, candidates, hidden, None, None, 1, seed, group, count=1)
 
 
 def scores(count: int, seed: int, group: int = 1) -> list[int]:

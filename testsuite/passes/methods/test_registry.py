@@ -56,4 +56,7 @@ def test_methods_cannot_be_changed_by_accident() -> None:
 def test_every_method_says_what_it_is() -> None:
     for method in METHODS.values():
         assert method.paper and method.notes and method.roles <= ROLES
-        assert method.needs <= {"layers", "relay"} and method.calibrated <= method.roles
+        assert (
+            method.needs <= {"layers", "relay", "text", "entry", "places", "tower"}
+            and method.calibrated <= method.roles
+        )

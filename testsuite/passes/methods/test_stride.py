@@ -9,7 +9,7 @@ from tokopt.passes.methods.stride import METHOD
 def kept(candidates: list[bool], keep: int, group: int = 1) -> list[int]:
     mask = torch.tensor([candidates])
     hidden = torch.zeros(1, len(candidates), 1)
-    found = METHOD.score(Taps([], 0, mask, hidden, None, None, keep, 0, group))
+    found = METHOD.score(Taps([], 0, mask, hidden, None, None, keep, 0, group, count=0))
     marked = (found[0] > 0).tolist()
     return [row for row, flag in enumerate(marked) if flag and candidates[row]]
 

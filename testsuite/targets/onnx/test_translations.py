@@ -21,6 +21,7 @@ class Operators(nn.Module):
             "one minus whole": 1.0 - order,
             "sixths": torch.arange(1 / 6, 1.0, 1 / 6) + 0 * x.sum(),
             "counted": torch.arange(0, x.shape[1], 2) + order[0, 0],
+            "truth chosen": torch.where(flags, x > 4, x < 2),
             "not squeezed": x.squeeze(0),
             "squeezed": x[:, :, None].squeeze(-1),
             "squeezed where one": x[:, None].squeeze((0, 1)),

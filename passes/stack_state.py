@@ -1,0 +1,41 @@
+"""Stack state: what earlier cuts left of a stack while a plan is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+
+from tokopt.ir.arrival import Arrival
+from tokopt.ir.facts import TokenStack
+from tokopt.ir.places import Places
+from tokopt.ir.sites import Site
+from tokopt.passes.workspace import Count
+
+
+@dataclass
+class StackState:
+    """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
+
+    ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
+    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
+    the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
+    int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
+    anywhere (``Facts.reach``); ``places``: by site, where its rows come from; ``feeders``: by site,
+    the tower that a method reads: all found before anything was rewritten.  ``entry``: the stream
+    as the stack's first layer reads it; ``written`` (decoders): the mask of visual rows as the
+    merge wrote them.
+    """
+
+    rows: Count
+    visual: int
+    mask: fx.Node | None = None
+    origin: fx.Node | None = None
+    carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
+    cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
+    reach: Mapping[str, Tensor | None] = field(default_factory=dict)
+    places: Mapping[str, Places] = field(default_factory=dict)
+    feeders: Mapping[str, tuple[TokenStack, Site, Arrival]] = field(default_factory=dict)
+    entry: fx.Node | None = None
+    written: fx.Node | None = None

@@ -1,0 +1,35 @@
+"""Stream view: a stream's value seen as ``[B, N, C]`` whatever its layout, and put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StreamView:
+    """A value with rows along ``dim`` and features along ``features``; other dims count items.
+
+    ``rows``: where ``dim`` holds the rows of several items one after the other, how many each has.
+    """
+
+    dim: int
+    features: int
+    rows: int | None = None
+
+    def see(self, value: Tensor) -> Tensor:
+        """Return a value as ``[B, N, C]``, items in the order of its dims."""
+        moved = value.movedim((self.dim, self.features), (-2, -1))
+        if self.rows is not None:
+            moved = moved.unflatten(-2, (-1, self.rows))
+        items = moved.dim() - 2
+        if items == 0:
+            return moved.unsqueeze(0)
+        return moved if items == 1 else moved.flatten(0, items - 1)
+
+    def put(self, seen: Tensor, like: Tensor) -> Tensor:
+        """Return ``[B, K, C]`` laid out as ``like``, of which ``see`` has the same items."""
+        lead = [s for d, s in enumerate(like.shape) if d not in (self.dim, self.features)]
+        moved = seen.reshape([*lead, -1, seen.shape[-1]])
+        return moved.movedim((-2, -1), (self.dim, self.features))

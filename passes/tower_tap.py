@@ -1,0 +1,117 @@
+"""Tower tap: what a method at a site of the decoder reads of the tower that feeds it.
+
+Scores made in the tower travel to the sequence the way its rows do (``ir/arrival.py``): by a table
+of which unit each visual row came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from tokopt.ir.arrival import Arrival
+from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.layout import lead_axes
+from tokopt.ir.places import image_of, tower_places
+from tokopt.ir.plan import Plan
+from tokopt.ir.sites import Site
+from tokopt.passes.methods.method import Method, TowerTap
+from tokopt.passes.numbering import visual_numbers
+from tokopt.passes.operands import Given, Operands
+from tokopt.passes.patches import grey_patches
+from tokopt.passes.stack_state import StackState
+from tokopt.passes.taps import tap_recipe
+from tokopt.passes.workspace import Workspace
+
+Feeder = tuple[TokenStack, Site, Arrival]
+
+
+def feeders_of(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> dict[str, Feeder]:
+    """Return the tower by site, for the stages whose method reads it.
+
+    Raises ``UnsupportedError`` where there is none, or where another stage shortens it.
+    """
+    found: dict[str, Feeder] = {}
+    for stage in plan.stages:
+        if "tower" not in methods(stage.method).needs:
+            continue
+        feeder = feeder_of(facts, facts.find_site(stage.site)[0], stage.method)
+        found[stage.site] = feeder
+        for other in plan.stages:
+            if facts.find_site(other.site)[0] is feeder[0]:
+                raise UnsupportedError(
+                    f"{stage.method} at {stage.site} reads the whole tower, and a stage at "
+                    f"{other.site} shortens it",
+                    hint="leave the stage in the tower out",
+                )
+    return found
+
+
+def feeder_of(facts: Facts, stack: TokenStack, method: str) -> Feeder:
+    """Return the tower whose rows are merged into a stack; refuse where its rows cannot be read."""
+    feeder = facts.feeder(stack) if stack.merge is not None else None
+    if feeder is None or feeder[0].stack.layers[-1].windowed:
+        raise UnsupportedError(
+            f"{method} reads the last layer of the tower that feeds {stack.role}, and "
+            + ("there is no such tower" if feeder is None else "it attends in windows"),
+            hint="use a method that reads the decoder (tokopt methods)",
+        )
+    return feeder
+
+
+def read_tower(
+    work: Workspace,
+    operands: Operands,
+    stack: TokenStack,
+    site: Site,
+    state: StackState,
+    feeders: Mapping[str, Feeder],
+) -> Callable[[Given, Tensor], TowerTap | None]:
+    """Return a function of the values given and the candidates: the tap, None where none is read.
+
+    Constants are inserted where the graph has none.
+    """
+    if site.name not in feeders:
+        return lambda given, candidates: None
+    tower, end, arrival = feeders[site.name]
+    lead = lead_axes(work.axes[end.value], end.dim, end.tokens)
+    recipe = tap_recipe(tower.stack.layers[-1], work.facts.dims, lead)
+    assert recipe is not None
+    layer = operands.slots(recipe.nodes)
+    name = site.name.replace(":", "_")
+    units = end.groups()
+    members = torch.argsort(units, stable=True).reshape(int(units.max()) + 1, -1)
+    together = operands.slot(work.constant(f"units_{name}", members))
+    came = operands.slot(work.constant(f"came_{name}", arrival.units))
+    image = image_of(work.facts.dims, tower.tokens)
+    places = tower_places(work.facts.dims, tower.tokens) if image is not None else None
+    pixels = operands.maybe(image)
+    where = operands.maybe(
+        None if places is None else work.constant(f"patches_{name}", places.table)
+    )
+    numbers = visual_numbers(operands, stack, state)
+    front, items = tower.protected, len(arrival.reach)
+
+    def build(given: Given, candidates: Tensor) -> TowerTap:
+        number, table, source = numbers(given, candidates), together(given), came(given)
+        tap = recipe.build(layer(given))
+        width = tap.query.shape[2]
+
+        def arrive(values: Tensor, elsewhere: float) -> Tensor:
+            rows = values.narrow(1, front, table.numel())
+            means = rows[:, table].mean(-1).reshape(-1, items * len(table))
+            arrived = means[:, source.clamp_min(0)].masked_fill(source < 0, elsewhere)
+            there = arrived.gather(1, number.clamp(0, len(source) - 1))
+            return there.masked_fill(~candidates, 0.0)
+
+        rows = torch.arange(width, device=candidates.device).unsqueeze(0)
+        inside = (rows >= front) & (rows < front + table.numel())
+        seen, at, patches = pixels(given), where(given), None
+        if seen is not None and at is not None and places is not None:
+            patches = grey_patches(seen, places.seen(at), front, width)
+        return TowerTap(tap, tower.relay, inside, arrive, patches)
+
+    return build

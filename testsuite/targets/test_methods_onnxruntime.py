@@ -1,0 +1,79 @@
+"""Every method of the library on two families each: the masked oracle, and ONNX Runtime = torch.
+
+Several methods share a program, each at its own site: what is lowered is lowered once.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from testsuite.passes.analysed import analysed
+from testsuite.passes.families import every_input, failures, lowered, rewritten
+
+from tokopt.cli.target_gate import against_target
+from tokopt.ir.errors import UnsupportedError
+from tokopt.passes.fit import fit
+from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.registry import METHODS
+
+SITES = {
+    ("llava", "vision"): (("vision:1", 32), ("vision:2", 29), ("vision:end", 26)),
+    ("llava", "decoder"): (("decoder:1", 22), ("decoder:2", 15), ("decoder:3", 8)),
+    ("qwen", "decoder"): (("decoder:1", 20), ("decoder:2", 13), ("decoder:3", 6)),
+    ("dino", "vision"): (("vision:1", 30), ("vision:2", 24), ("vision:3", 18), ("vision:end", 9)),
+}
+
+
+def legal(family: str, role: str) -> list[Method]:
+    """Return the methods that can be placed there, those that read the whole tower last."""
+    found = []
+    for method in METHODS.values():
+        try:
+            fit(analysed(family).facts, method, 0.6, role=role)
+        except UnsupportedError:
+            continue
+        found.append(method)
+    return sorted(found, key=lambda method: "tower" in method.needs)
+
+
+@functools.cache
+def packs(family: str) -> tuple[str, ...]:
+    """Return plans in which every legal method has a site."""
+    plans: list[list[str]] = []
+    for (name, role), sites in SITES.items():
+        methods = legal(family, role) if name == family else []
+        for start in range(0, len(methods), len(sites)):
+            row = methods[start : start + len(sites)]
+            stages = [f"{site} {m.name} {k}" for (site, k), m in zip(sites, row, strict=False)]
+            number = start // len(sites)
+            reads = any("tower" in method.needs for method in row)
+            room = [plan for plan in plans if not any(f" {role}:" in f" {s}" for s in plan)]
+            if number < len(room) and not reads:
+                room[0].extend(stages)
+            else:
+                plans.append(stages)
+    return tuple(", ".join(stages) for stages in plans)
+
+
+CASES = [(family, text) for family in ("llava", "qwen", "dino") for text in packs(family)]
+
+
+@pytest.mark.parametrize(("family", "text"), CASES)
+def test_the_oracle_agrees_and_the_file_computes_what_torch_computes(
+    family: str, text: str
+) -> None:
+    given = every_input(analysed(family))[0]
+    assert failures(rewritten(family, text), [given]) == ""
+    done = lowered(family, text)
+    verdicts = list(
+        against_target(done.target, done.folder, done.checked, done.program, given, done.names)
+    )
+    assert [v.message for v in verdicts if not v.passed] == []
+
+
+def test_every_method_is_tried_on_two_families_or_says_what_it_misses() -> None:
+    for method in METHODS.values():
+        tried = {family for family, text in CASES if f" {method.name} " in text}
+        missing = {"relay", "places", "tower"} & method.needs
+        assert len(tried) >= (1 if missing else 2), method.name
