@@ -14,12 +14,9 @@ from torch.export import ExportedProgram
 from tokopt.cli.inputs import example_inputs, fitting_inputs
 from tokopt.cli.several import describe_links, link_lines
 from tokopt.ir.errors import TokoptError, UnsupportedError
-from tokopt.ir.facts import Facts, TokenStack
-from tokopt.ir.holes import Barrier
 from tokopt.ir.join import chain, join, joined_outputs, running_order
 from tokopt.ir.links import Link, find_links, outputs_by_name
 from tokopt.ir.part import Part, own_name, part
-from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tensors import tensor_inputs
 from tokopt.passes.apply_plan import Applied
@@ -31,11 +28,6 @@ from tokopt.targets.manifest import ProgramEntry
 from tokopt.targets.parts import part_named
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
-
-GENERATION = (
-    "a stage in the decoder would leave its layers caches of different lengths; in an archive of "
-    "several programs that waits until generation is built"
-)
 
 
 @dataclass(frozen=True)
@@ -152,32 +144,6 @@ class Separate:
         ]
         named = [replace(x, output=own_name(x.output, parts[x.source].exported)) for x in links]
         return Chain(tuple(entries), tuple(named))
-
-
-def before_generation(facts: Facts) -> Facts:
-    """Return the facts with every site of a decoder barred."""
-
-    def barred(stack: TokenStack) -> TokenStack:
-        if not stack.role.startswith("decoder"):
-            return stack
-        sites = [replace(s, barrier=Barrier(s.value, GENERATION)) for s in stack.sites]
-        return replace(stack, sites=tuple(sites))
-
-    return replace(facts, stacks=tuple(barred(stack) for stack in facts.stacks))
-
-
-def refuse_decoder_stages(facts: Facts, plan: Plan) -> None:
-    """Raise ``UnsupportedError`` for a plan with a stage in a decoder, naming the legal sites."""
-    for stage in plan.stages:
-        if facts.find_site(stage.site)[0].role.startswith("decoder"):
-            sites = [
-                s.name for stack in before_generation(facts).stacks for s in stack.sites if s.legal
-            ]
-            raise UnsupportedError(
-                f"rows cannot be dropped at {stage.site}: {GENERATION}",
-                expected="stages in front of the decoder: " + (", ".join(sites) or "none is legal"),
-                hint="export the whole model as one program for stages in the decoder",
-            )
 
 
 def _values(exported: ExportedProgram) -> list[Tensor]:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.clock import Clock
+from tokopt.cli.generation import before_generation, refuse_decoder_stages
 from tokopt.cli.inputs import check_merges
 from tokopt.cli.recorded import gate_result, recorded_budget
-from tokopt.cli.separate import Separate, before_generation, refuse_decoder_stages
+from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import tokopt
+from tokopt.cli.generation import before_generation
 from tokopt.cli.main import main
-from tokopt.cli.separate import Separate, before_generation
+from tokopt.cli.separate import Separate
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.plan import Plan, Stage
