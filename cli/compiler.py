@@ -20,7 +20,7 @@ from tokopt.cli.asked import checked_budgets, refuse_beside_plan
 from tokopt.cli.candidate import Candidate
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
-from tokopt.cli.several import refuse_several
+from tokopt.cli.separate_compiler import compile_separate
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
@@ -82,6 +82,7 @@ def compile(
 ) -> Compiled:
     """Compile an exported model into an artifact folder.
 
+    An archive of several programs (vision, prefill, decode) gives an artifact of as many.
     ``budget`` is the share of visual tokens left (mean over the consumer's layers); of several,
     each gets its own program over the same weights, the first is what runs unless another is asked
     for.  ``plan`` is a plan or its file, applied exactly.  ``inputs`` (named tensors, or a
@@ -106,7 +107,20 @@ def compile(
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
-    refuse_several(program)
+    if len(program.graphs) > 1:
+        whole = compile_separate(
+            program,
+            folder,
+            chosen,
+            clock,
+            budgets=budgets,
+            method=method,
+            plan=plan,
+            inputs=inputs,
+            outputs=outputs,
+            seed=seed,
+        )
+        return Compiled(folder, whole.plan, whole.spent, whole.manifest, whole.note)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:

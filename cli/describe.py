@@ -7,7 +7,7 @@ modules, parameters and inputs, nor on metadata.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -28,10 +28,16 @@ from tokopt.ir.text import dtype_text
 SCHEMA = 1
 
 
-def describe_program(program: Program, facts: Facts, joined: Sequence[str] = ()) -> dict[str, Any]:
+def describe_program(
+    program: Program,
+    facts: Facts,
+    joined: Sequence[str] = (),
+    links: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return a program and the facts of its main graph: the object that ``--json`` prints.
 
-    ``joined`` names the programs that ``facts`` is about where they are several.
+    ``joined`` names the programs that ``facts`` is about where they are several, ``links`` is what
+    ``describe_links`` says of them.
     ``sizes`` are the free sizes with their least and greatest value (None: unbounded).
     """
     main, names = facts.exported, Names(facts.exported)
@@ -46,7 +52,7 @@ def describe_program(program: Program, facts: Facts, joined: Sequence[str] = ())
         "graphs": {name: len(exported.graph.nodes) for name, exported in program.graphs.items()},
         "main": program.main_name,
         "joined": list(joined) or [program.main_name],
-        **describe_links(program.graphs),
+        **(links or describe_links(program.graphs)),
         "sizes": ranges,
         "inputs": _inputs(main, names),
         "outputs": _outputs(main, names),

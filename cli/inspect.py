@@ -1,6 +1,7 @@
 """``tokopt inspect``: what a program is: token axes, layers, sites and why a site is not legal.
 
-Weights are not read: a 7B-size archive is inspected in the memory of its graph.
+Weights are not read: a 7B-size archive is inspected in the memory of its graph.  Of an artifact
+folder its ``program.pt2`` is shown, with the links that the manifest has.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Show inputs and outputs, token axes, attention layers, the places where "
         "tokens may be dropped (or what keeps them from it), and the layers that budgets count.",
     )
-    parser.add_argument("model", metavar="MODEL.pt2", help="a program saved by torch.export.save")
+    parser.add_argument(
+        "model", metavar="MODEL.pt2", help="saved by torch.export.save; or an artifact folder"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -28,19 +31,21 @@ def run(args: argparse.Namespace) -> int:
     """Print the facts of a program and return 0."""
     from tokopt.cli.describe import describe_program
     from tokopt.cli.inspect_tables import tables
-    from tokopt.cli.several import whole
+    from tokopt.cli.several import describe_links, located, whole
     from tokopt.ir.facts import analyse
     from tokopt.ir.load import load
     from tokopt.passes.manager import PassManager
     from tokopt.passes.normalize import Normalize
 
     with stage(f"loading {args.model}"):
-        program = load(args.model, check=False)
+        file, links = located(args.model)
+        program = load(file, check=False)
     with stage("normalizing"):
         program = PassManager([Normalize()]).run(program)
     with stage("analysing"):
-        exported, joined = whole(program)
-        described = describe_program(program, analyse(exported), joined)
+        known = describe_links(program.graphs, links)
+        exported, joined = whole(program, known)
+        described = describe_program(program, analyse(exported), joined, known)
     if args.json:
         print(json.dumps(described))
     else:

@@ -23,6 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--trace", action="store_true", help="also the rows each stage kept, and their scores"
     )
     parser.add_argument("--budget", type=float, help="which of the artifact's budgets (the first)")
+    parser.add_argument(
+        "--program", help="which of the programs of a model that came as several (all of them)"
+    )
     parser.add_argument("--target", help="another target that reads the same files")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -34,17 +37,21 @@ def run(args: argparse.Namespace) -> int:
     Raises ``InputError`` naming the inputs that are needed where no file is given,
     and ``GateError`` for an artifact that failed verification.
     """
-    from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
+    from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed, read_inputs
+    from tokopt.targets.chained import signature_for
     from tokopt.targets.runtime import load
 
     artifact = load(args.artifact, target=args.target)
     if args.budget is not None:
         artifact = artifact.at(args.budget)
-    signature = artifact.manifest.signature
+    if args.program is not None:
+        artifact = artifact.program(args.program)
+    manifest = artifact.manifest
     if args.inputs is None:
-        raise inputs_needed(signature, args.artifact)
-    given = fitting_inputs(args.inputs, signature)
-    check_merges(given, artifact.manifest.placeholders, args.inputs)
+        raise inputs_needed(manifest.signature, args.artifact)
+    names = read_inputs(args.inputs) if manifest.programs else ()
+    given = fitting_inputs(args.inputs, signature_for(manifest, names))
+    check_merges(given, manifest.placeholders, args.inputs)
     outputs = artifact(given, trace=args.trace)
     if args.output is not None:
         write_tensors(outputs, Path(args.output))

@@ -8,8 +8,8 @@ and with the archive it was made from:
 ``structure``, ``identity``, ``selection``, ``oracle``   the plan applied to the original again
 ``program``    ``program.pt2`` is that rewritten program
 
-For every budget of the artifact in turn.  Together they tie the lowered files to the original,
-whatever made the artifact.
+For every budget of the artifact in turn; several programs are ``separate_verifier.py``'s.  Together
+they tie the lowered files to the original, whatever made the artifact.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.inputs import check_merges, example_inputs, fitting_inputs, inputs_needed
+from tokopt.cli.separate_verifier import verify_separate
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
@@ -70,6 +71,10 @@ def verify(
         return [changed]
     runs_on = open_target(target or manifest.target, folder)
     original = None if against is None else original_of(manifest, against)
+    if manifest.programs:
+        with torch.no_grad():
+            gates = verify_separate(folder, manifest, runs_on, original, inputs)
+        return [changed, *gates]
     given = _inputs(manifest, folder, inputs, original)
     with torch.no_grad():
         programs = load(folder / PROGRAM, check=False)  # its hash was compared

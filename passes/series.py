@@ -16,6 +16,7 @@ from tokopt.ir.axis import locate
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
 from tokopt.ir.holes import Barrier
+from tokopt.ir.join import HANDED
 from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 from tokopt.passes.cut import Cut
@@ -72,7 +73,9 @@ class Series:
         for operand in region.outputs:
             if operand not in after.outputs:
                 short = cut.short(operand, output)
-                if self.outputs == "full":
+                if HANDED in operand.meta:
+                    pass  # what another program takes: there, shorter is the point
+                elif self.outputs == "full":
                     short = self.whole.restored(short, output)
                 elif self.outputs == "last":
                     short = self._last_row(short, output, cut)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tokopt import __version__
 from tokopt.ir.errors import InputError
+from tokopt.ir.links import Link
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
@@ -23,8 +24,8 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 2
-"""2 adds ``placeholders`` and ``variants``; manifests of version 1 still load."""
+SCHEMA_VERSION = 3
+"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -76,6 +77,19 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class ProgramEntry:
+    """One of several programs: its name, its files' ``part``, what it takes and gives.
+
+    One that ``follows`` (decode) runs behind the main one, as often as its caller wants.
+    """
+
+    name: str
+    part: str
+    signature: Signature
+    follows: bool = False
+
+
+@dataclass(frozen=True)
 class Run:
     """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
 
@@ -104,6 +118,8 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     run: Run = Run()
     variants: tuple[Variant, ...] = ()
+    programs: tuple[ProgramEntry, ...] = ()
+    links: tuple[Link, ...] = ()
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -162,7 +178,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
-    return json.dumps({"placeholders": [], "variants": [], **json.loads(text)})
+    lacking: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
+    return json.dumps({**lacking, **json.loads(text)})
 
 
 def _version(package: str) -> str:

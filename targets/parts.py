@@ -2,7 +2,8 @@
 
 An artifact made for several budgets holds one lowered program for each.  The first has the plain
 names (``model.onnx``, ``plan.toml``), so that it is what a reader finds who knows of no others;
-each other one has its budget in its files' names: ``model-0.1.onnx``, ``plan-0.1.toml``.
+each other one has its budget in its files' names: ``model-0.1.onnx``, ``plan-0.1.toml``.  A model
+that came as several programs has each one's name there: ``model-prefill.onnx``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ FIRST = ""
 def part_of(budget: float) -> str:
     """Return the part of a further budget."""
     return f"-{budget:g}"
+
+
+def part_named(program: str) -> str:
+    """Return the part of one of a model's several programs."""
+    return f"-{program}"
+
+
+def named_by(part: str) -> str:
+    """Return the name of the program that a part was named after."""
+    return part.removeprefix("-")
 
 
 def of_part(file: str, part: str) -> str:

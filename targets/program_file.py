@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.errors import InputError
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.ir.save import save
-from tokopt.targets.parts import FIRST
+from tokopt.targets.parts import FIRST, named_by
 from tokopt.targets.quiet import quiet
 from tokopt.targets.stored_weights import StoredWeights
 
@@ -43,10 +43,11 @@ def program_of(program: Program, part: str) -> ExportedProgram:
     """Return the program of a part.  ``InputError`` where the file has none."""
     if part == FIRST:
         return program.main
-    name = program_name("", part)
-    if name not in program.graphs:
-        raise InputError(f"the program {name!r} is missing", where=program.source)
-    return program.graphs[name]
+    names = [program_name("", part), named_by(part)]
+    found = next((name for name in names if name in program.graphs), None)
+    if found is None:
+        raise InputError(f"the program {names[0]!r} is missing", where=program.source)
+    return program.graphs[found]
 
 
 @contextmanager

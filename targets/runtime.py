@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
 from tokopt.targets.base import Runner, Target
+from tokopt.targets.chained import Chain, manifest_of, signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
-from tokopt.targets.manifest import OK, Manifest, read_manifest
+from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
 from tokopt.targets.parts import FIRST
 from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
@@ -30,6 +31,20 @@ class Artifact:
     manifest: Manifest
     runner: Runner
     budgets: Mapping[float, Callable[[], Artifact]] = field(default_factory=dict)
+    programs: Mapping[str, Callable[[], Artifact]] = field(default_factory=dict)
+
+    def program(self, name: str) -> Artifact:
+        """Return one of the programs of a model that came as several, to be run alone.
+
+        Opened when first asked for.  ``InputError`` names the programs there are.
+        """
+        if name not in self.programs:
+            raise InputError(
+                f"the artifact has no program {name!r}",
+                where=str(self.folder),
+                expected=" or ".join(self.programs) or "none: the model came as one program",
+            )
+        return self.programs[name]()
 
     def at(self, budget: float) -> Artifact:
         """Return the artifact's program of one of the budgets it was compiled for.
@@ -57,6 +72,8 @@ class Artifact:
         """Run on ``inputs`` (a mapping) or on keyword arguments; tensors or numpy arrays.
 
         ``budget`` picks one of several that the artifact was compiled for; the first without it.
+        Several programs run one after the other; one behind the main one (decode) only where an
+        input of its own is given.
 
         Returns the outputs by name, on the CPU; those of the selection trace only with
         ``trace=True``.  ``InputError`` says which input does not fit, or
@@ -65,7 +82,7 @@ class Artifact:
         if budget is not None:
             return self.at(budget)({**(inputs or {}), **named}, trace=trace)
         given = {**(inputs or {}), **named}
-        inputs = checked_inputs(given, self.manifest.signature)
+        inputs = checked_inputs(given, signature_for(self.manifest, given))
         check_placeholders(inputs, self.manifest.placeholders)
         outputs = self.runner(inputs)
         return {n: value for n, value in outputs.items() if trace or not n.startswith(TRACE)}
@@ -111,6 +128,8 @@ def load(
 
 def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
     """Open the first program now, the others when they are asked for, each once."""
+    if manifest.programs:
+        return _chained(folder, manifest, target)
     budgets: dict[float, Callable[[], Artifact]] = {}
 
     def opener(part: str, own: Manifest) -> Callable[[], Artifact]:
@@ -121,3 +140,16 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
         if (asked := own.budget.requested.get("tokens")) is not None:
             budgets[asked] = opened
     return openers[FIRST][0]()
+
+
+def _chained(folder: Path, manifest: Manifest, target: Target) -> Artifact:
+    """Open programs when they are first run, each once."""
+
+    def opener(program: ProgramEntry) -> Callable[[], Artifact]:
+        own = manifest_of(manifest, program)
+        return cache(lambda: Artifact(folder, own, target.open(folder, program.part)))
+
+    programs = {program.name: opener(program) for program in manifest.programs}
+    chain = Chain(manifest.programs, manifest.links)
+    runner = chain.runner(lambda program: programs[program.name]().runner)
+    return Artifact(folder, manifest, runner, programs=programs)

@@ -20,7 +20,7 @@ from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.precision import full_precision
-from tokopt.passes.oracle.dead import Marked, has_dead
+from tokopt.passes.oracle.dead import Marked, bare, has_dead
 from tokopt.passes.oracle.operation import ANY_STRIDES, operation_of
 from tokopt.passes.oracle.row_dims import RowDims
 from tokopt.passes.oracle.semantics.table import find_rule
@@ -32,7 +32,8 @@ class MaskedInterpreter(fx.Interpreter):
     """Interpreter of one graph.
 
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
-    ``watched`` nodes, as they are read, are found in ``seen``.
+    ``watched`` nodes, as they are read, are found in ``seen``.  ``dropped``: inputs have dead
+    entries; a size read off them is then the original's, as everything is that is not marked.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class MaskedInterpreter(fx.Interpreter):
         facts: Facts,
         visits: Mapping[fx.Node, Visit],
         watched: AbstractSet[fx.Node],
+        dropped: bool = False,
     ) -> None:
         super().__init__(facts.exported.graph_module)
         self.extra_traceback = False
@@ -47,7 +49,7 @@ class MaskedInterpreter(fx.Interpreter):
         self.visits, self.watched = visits, watched
         self.seen: dict[fx.Node, Any] = {}
         self._node: fx.Node | None = None
-        self._started = False
+        self._started = self._dropped = dropped
 
     def execute(self, values: list[Any]) -> list[Any]:
         """Run on the placeholders' values; return the outputs, ``Marked`` ones included."""
@@ -74,6 +76,8 @@ class MaskedInterpreter(fx.Interpreter):
         args, kwargs = full_precision(args), full_precision(kwargs)
         if operator_name(node) in ("aten::_softmax", "aten::_log_softmax"):
             args = (*args[:2], False)  # half_to_float: there is no half any more
+        if self._dropped and target is torch.ops.aten.sym_size.int:
+            return bare(args[0]).shape[args[1]]
         try:
             if target is operator.getitem or not self._touched(node):
                 return super().call_function(ANY_STRIDES.get(target, target), args, kwargs)

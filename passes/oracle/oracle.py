@@ -85,6 +85,16 @@ def run_oracle(
     return OracleResult(outputs, choices)
 
 
+def run_masked(facts: Facts, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run a normalised program on inputs of full length whose dropped rows are NaN.
+
+    Returns the outputs by name, NaN at what would not be there.  Raises ``InputError`` (inputs)
+    and ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
+    """
+    values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
+    return _outputs(facts, MaskedInterpreter(facts, {}, set(), dropped=True).execute(values))
+
+
 def _outputs(facts: Facts, computed: list[object]) -> dict[str, Tensor]:
     results = full_precision(computed)
     specs = facts.exported.graph_signature.output_specs

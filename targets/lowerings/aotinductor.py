@@ -20,7 +20,9 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.tensors import tensor_inputs
 from tokopt.ir.torch_writing import writing
+from tokopt.ir.trace import fake_mode_of
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import arguments
 from tokopt.targets.examples import example_tensors
@@ -105,13 +107,24 @@ class AotInductor:
 
 @contextmanager
 def _with_examples(exported: ExportedProgram) -> Iterator[None]:
-    """Lend ``exported`` example inputs (zeros) for as long as Inductor looks at them."""
-    before = exported._example_inputs
+    """Lend ``exported`` example inputs (zeros) for as long as Inductor looks at them.
+
+    They lie in a row in memory, as ``open`` gives them, and are recorded so: Inductor builds the
+    recorded strides into its code, and those of ``ids[:, :1]`` would read past the end.
+    """
+    names = {tensor.name for tensor in tensor_inputs(exported)}
+    places = [n for n in exported.graph.find_nodes(op="placeholder") if n.name in names]
+    before, values = exported._example_inputs, [node.meta["val"] for node in places]
     try:
         exported._example_inputs = arguments(exported, example_tensors(exported))
+        for node, value in zip(places, values, strict=True):
+            with fake_mode_of(exported.graph):
+                node.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
         yield
     finally:
         exported._example_inputs = before
+        for node, value in zip(places, values, strict=True):
+            node.meta["val"] = value
 
 
 TARGETS: tuple[Target, ...] = (AotInductor(),)

@@ -1,4 +1,4 @@
-"""Archives of several programs at the command line: shown with their links, not half compiled."""
+"""Archives of several programs as `inspect` shows them: with their links, and as one model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from testsuite.zoo.handvlm import Sizes
 from testsuite.zoo.handvlm_parts import parts
 
-from tokopt.cli.compiler import compile
 from tokopt.cli.main import main
-from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
@@ -64,19 +61,3 @@ def test_inspect_shows_the_programs_and_how_they_are_linked(
     assert stacks["decoder"]["visual"] == Sizes().visual and stacks["decoder"]["merge"] is not None
     assert [value["name"] for value in found["inputs"]] == ["pixels", "input_ids"]
     assert found["unclear"] is None and list(found["graphs"]) == ["vision", "prefill", "decode"]
-
-
-def test_compile_refuses_them_with_their_links_and_writes_nothing(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = tmp_path / "made"
-    assert main(["compile", str(archive), "--budget", "0.5", "-o", str(made)]) == 3
-    message = " ".join(capsys.readouterr().err.split())
-    assert "3 programs (vision, prefill, decode; links: " + "; ".join(LINKS) in message
-    assert "is not built yet" in message and list(tmp_path.iterdir()) == []
-
-
-def test_where_links_are_unclear_the_message_says_so() -> None:
-    one = torch.export.export(torch.nn.ReLU(), (torch.ones(2, 3),))
-    with pytest.raises(UnsupportedError, match="would feed each other"):
-        compile(Program({"a": one, "forward": one}), "nowhere", budget=0.5)

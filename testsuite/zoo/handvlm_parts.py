@@ -18,22 +18,27 @@ def inputs(sizes: Sizes, batch: int = 1, text: int = 6, seed: int = 1) -> tuple[
     return noise(batch, 3, sizes.image, sizes.image, seed=seed), ids
 
 
-def parts(sizes: Sizes, *, dynamic: bool = False, seed: int = 0) -> dict[str, ExportedProgram]:
-    """Export ``vision``, ``prefill`` and ``decode``; ``dynamic``: free batch, prompt and cache."""
+def parts(
+    sizes: Sizes, *, dynamic: bool = False, batch: bool = True, seed: int = 0
+) -> dict[str, ExportedProgram]:
+    """Export ``vision``, ``prefill`` and ``decode``; ``dynamic``: free batch, prompt and cache.
+
+    Without ``batch`` the batch is 1 in any case.
+    """
     model = randomise(HandVlm(sizes).eval().requires_grad_(False), seed)
-    pixels, ids = inputs(sizes, 2 if dynamic else 1)
+    pixels, ids = inputs(sizes, 2 if dynamic and batch else 1)
     with torch.no_grad():
         features = model.vision(pixels)
         _, *cache = model.language(ids, features)
     token, place = ids[:, :1], torch.full_like(ids[:, :1], ids.shape[1])
     sized: list[object] = [None, None, None]
     if dynamic:
-        batch, length = Dim("batch", min=1, max=64), Dim("length", min=2, max=sizes.longest)
-        past = Dim("past", min=2, max=sizes.longest)
+        items = {0: Dim("batch", min=1, max=64)} if batch else {}
+        length, past = (Dim(name, min=2, max=sizes.longest) for name in ("length", "past"))
         sized = [
-            ({0: batch},),
-            ({0: batch, 1: length}, {0: batch}),
-            ({0: batch}, {0: batch}, [{0: batch, 2: past} for _ in cache]),
+            (items,),
+            ({**items, 1: length}, items),
+            (items, items, [{**items, 2: past} for _ in cache]),
         ]
     calls = (
         (model.vision, (pixels,)),

@@ -1,0 +1,136 @@
+"""Chained: the several programs of a model run one after the other, each given what links say.
+
+As a whole they take the inputs that no link gives and give what no program in front of the main
+one takes from another; every tensor has an outer name (``ir/outer.py``).  Free sizes are those of
+one program each, and named so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from tokopt.ir.links import Link
+from tokopt.ir.outer import Place, outer_names
+from tokopt.ir.placeholders import Placeholders
+from tokopt.targets.base import Runner
+from tokopt.targets.input_check import checked_inputs
+from tokopt.targets.manifest import Manifest, ProgramEntry
+from tokopt.targets.signature import Signature, TensorSpec
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Programs in the order they run, and the links between them."""
+
+    programs: Sequence[ProgramEntry]
+    links: Sequence[Link]
+
+    @property
+    def inputs(self) -> dict[Place, str]:
+        """The outer name of every input that no link gives."""
+        linked = {(link.target, link.input) for link in self.links}
+        places = [(p.name, spec.name) for p in self.programs for spec in p.signature.inputs]
+        return outer_names(place for place in places if place not in linked)
+
+    @property
+    def outputs(self) -> dict[Place, str]:
+        """The outer name of every output but those that only a program in front takes."""
+        following = {p.name for p in self.programs if p.follows}
+        inner = {(x.source, x.output) for x in self.links if x.target not in following}
+        places = [(p.name, spec.name) for p in self.programs for spec in p.signature.outputs]
+        return outer_names((p for p in places if p not in inner), self.inputs.values())
+
+    def asked(self, given: Collection[str]) -> Chain:
+        """Return the chain without the programs behind the main one that are given nothing."""
+        left = list(self.programs)
+        for program in reversed(self.programs):
+            own = {outer for (name, _), outer in self.inputs.items() if name == program.name}
+            if program.follows and own and not own & set(given):
+                left.remove(program)
+        names = {program.name for program in left}
+        return replace(
+            self, programs=left, links=[x for x in self.links if {x.source, x.target} <= names]
+        )
+
+    @property
+    def signature(self) -> Signature:
+        """What the whole takes and gives."""
+        inputs, outputs, ranges = self.inputs, self.outputs, {}
+        takes, gives = list[TensorSpec](), list[TensorSpec]()
+        for program in self.programs:
+            own, name = program.signature, program.name
+            ranges.update({f"{name}.{symbol}": span for symbol, span in own.ranges.items()})
+            for specs, names, made in ((own.inputs, inputs, takes), (own.outputs, outputs, gives)):
+                made += [
+                    TensorSpec(names[name, s.name], s.dtype, _of_program(name, s))
+                    for s in specs
+                    if (name, s.name) in names
+                ]
+        return Signature(tuple(takes), tuple(gives), ranges)
+
+    def run(
+        self, runner: Callable[[ProgramEntry], Runner], given: Mapping[str, Tensor]
+    ) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Run every program; return its inputs and outputs under its own names.
+
+        Raises ``InputError`` where a program is given what does not fit it.
+        """
+        known = {place: given[outer] for place, outer in self.inputs.items()}
+        ran = {}
+        for program in self.programs:
+            name = program.name
+            own = {s.name: known[name, s.name] for s in program.signature.inputs}
+            outputs = runner(program)(checked_inputs(own, program.signature))
+            ran[name] = (own, outputs)
+            for link in self.links:
+                if link.source == name:
+                    known[link.target, link.input] = outputs[link.output]
+        return ran
+
+    def runner(self, runner: Callable[[ProgramEntry], Runner]) -> Runner:
+        """Return all programs as one function from outer inputs to outer outputs."""
+
+        def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            chain = self.asked(given)
+            ran = chain.run(runner, given)
+            outputs = self.outputs.items()
+            return {outer: ran[p][1][name] for (p, name), outer in outputs if p in ran}
+
+        return run
+
+
+def signature_for(manifest: Manifest, given: Collection[str]) -> Signature:
+    """Return what an artifact takes where these inputs are given: all, or not what follows."""
+    if not manifest.programs:
+        return manifest.signature
+    return Chain(manifest.programs, manifest.links).asked(given).signature
+
+
+def manifest_of(manifest: Manifest, program: ProgramEntry) -> Manifest:
+    """Return the manifest as seen from one of its programs."""
+    outer = Chain(manifest.programs, manifest.links).inputs
+    own = {name: inner for (p, inner), name in outer.items() if p == program.name}
+    wanted: list[Placeholders] = [
+        replace(p, input=own[p.input]) for p in manifest.placeholders if p.input in own
+    ]
+    return replace(
+        manifest,
+        signature=program.signature,
+        placeholders=tuple(wanted),
+        programs=(),
+        links=(),
+    )
+
+
+def _of_program(program: str, spec: TensorSpec) -> tuple[int | str, ...]:
+    """Return a shape with the names of its free sizes as those of one program."""
+    return tuple(
+        re.sub(r"[A-Za-z_]\w*", lambda word: f"{program}.{word[0]}", size)
+        if isinstance(size, str)
+        else size
+        for size in spec.shape
+    )
