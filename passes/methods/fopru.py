@@ -34,7 +34,7 @@ def score(taps: Taps) -> Tensor:
     layer = taps.want_layers("fopru")[-1]
     kind = taps.options.get("scores", "attention")
     if kind == "attention":
-        return received(layer, taps, everyone=False)
+        return received(layer, taps.candidates, taps.count, everyone=False)
     if kind == "logits":
         return _by_logits(layer, taps.candidates)
     raise InputError(f"fopru: scores = {kind!r}", expected="'attention' or 'logits'")

@@ -41,11 +41,12 @@ def score(taps: Taps) -> Tensor:
             f"hiprune chooses single patches, and here rows leave in groups of {taps.group}",
             hint="flowcut and fopru judge groups by the mean of their scores",
         )
-    deep = received(taps.want_layers("hiprune")[-1], taps, everyone=True)
+    visual, total = taps.candidates, taps.count
+    deep = received(taps.want_layers("hiprune")[-1], visual, total, everyone=True)
     count = _anchors(taps)
     if not count:
         return deep
-    attention = received(_object(taps), taps, everyone=True)
+    attention = received(_object(taps), visual, total, everyone=True)
     anchors = first_rows(top_rows(attention, taps.candidates, count), count)
     return deep + 2.0 * _around(taps, anchors)
 

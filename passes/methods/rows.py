@@ -71,21 +71,6 @@ def attention_rows(
     return torch.softmax(logits, dim=-1)
 
 
-def received(layer: LayerTap, block: int = 64) -> Tensor:
-    """Return the mean attention that each row receives, over all queries and heads, ``[B, N]``.
-
-    A block of queries at a time: no ``N x N`` value.  The number of queries is constant.
-    """
-    queries = int(layer.query.shape[2])
-    total: Tensor | None = None
-    for start in range(0, queries, block):
-        at = torch.arange(start, min(start + block, queries), device=layer.query.device)
-        part = several(layer, at.expand(layer.query.shape[0], -1)).sum((1, 2))
-        total = part if total is None else total + part
-    assert total is not None
-    return total / (queries * layer.query.shape[1])
-
-
 def several(layer: LayerTap, rows: Tensor) -> Tensor:
     """Return the attention of queries ``rows`` ``[B, T]``, fp32 ``[B, H, T, N]``."""
     assert layer.rows is not None

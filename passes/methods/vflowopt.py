@@ -31,7 +31,8 @@ from torch import Tensor
 from tokopt.passes.methods.entropy import grey_entropy
 from tokopt.passes.methods.fold import mean_of_assigned, rows_at
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps, TowerTap
-from tokopt.passes.methods.rows import LOWEST, TINY, received, several, top_rows
+from tokopt.passes.methods.received import received
+from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
 
 SHARES = (
     (0.0, 0.0, 0.0, 39.26, 17.387),
@@ -84,7 +85,10 @@ def _importance(taps: Taps) -> Tensor:
 
 def _context(tower: TowerTap, threshold: float) -> Tensor:
     """Return c ``[I, N]``: the mean attention of the rows that receive most."""
-    got = received(tower.layer).masked_fill(~tower.rows, 0.0)
+    query = tower.layer.query
+    every = tower.rows.new_ones(query.shape[0], query.shape[2])
+    got = received(tower.layer, every, int(query.shape[2]), everyone=False)
+    got = got.masked_fill(~tower.rows, 0.0)
     count = tower.rows.shape[1]
     level = threshold * got.sum(1, keepdim=True) / tower.rows.sum()
     most = min(max(int(count / max(threshold, 1.0)), 1), count)  # more cannot be above

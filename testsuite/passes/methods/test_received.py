@@ -25,7 +25,7 @@ def test_it_is_the_column_mean_of_the_whole_matrix(role: str, rows: int) -> None
     taps = drawn_taps(role, rows=rows, layers=1, batch=3)
     whole, visual = matrix(taps.layers[0]), taps.candidates.numpy()
     for everyone in (False, True):
-        found = received(taps.layers[0], taps, everyone).numpy()
+        found = received(taps.layers[0], taps.candidates, taps.count, everyone).numpy()
         for item in range(3):
             asked = whole[item] if everyone else whole[item][visual[item]]
             np.testing.assert_allclose(found[item], asked.mean(0), rtol=1e-5)
@@ -40,9 +40,13 @@ def test_rows_that_arrive_nowhere_do_not_ask() -> None:
     whole = matrix(taps.layers[0])
     for item in range(2):
         expected = whole[item][fewer[item].numpy()].mean(0)
-        found = received(taps.layers[0], known, everyone=False)[item].numpy()
+        found = received(taps.layers[0], known.candidates, known.count, everyone=False)[
+            item
+        ].numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-        everyone = received(taps.layers[0], known, everyone=True)[item].numpy()
+        everyone = received(taps.layers[0], known.candidates, known.count, everyone=True)[
+            item
+        ].numpy()
         np.testing.assert_allclose(everyone, whole[item].mean(0), rtol=1e-5)
 
 
@@ -55,5 +59,5 @@ def test_no_more_than_a_block_of_rows_is_asked_at_once() -> None:
         assert layer.rows is not None
         return layer.rows(at)
 
-    received(dataclasses.replace(layer, rows=rows), taps, everyone=True)
+    received(dataclasses.replace(layer, rows=rows), taps.candidates, taps.count, everyone=True)
     assert max(asked) == BLOCK and sum(asked) == 3 * BLOCK
