@@ -12,7 +12,8 @@ The sign is the one with which the row of largest |v| lies above the mean of v (
 No target has an eigenvector operator.  With u ∝ D^½ 1 of length 1, y = D^½ v is the largest
 eigenvector of M = ½ (I + D^-½ W D^-½) - u uᵀ, and 9 squarings are 512 power steps; of the result,
 which is y yᵀ, the column of the largest diagonal is taken.  In fp64: squaring doubles errors.
-Where the second and third λ nearly agree v is a mix of both.
+Where the second and third λ agree v is a mix of both: the diagonal and v are rounded to six places,
+so that rows that are equal but for errors are equal, and the first is taken on every target.
 
 Native is a cut in two of which the seed's connected part is the object; here the top-k of v stays.
 W holds the visual tokens only: n x n, 9 · 2n³ products.  One stage at the end of the tower.
@@ -28,7 +29,7 @@ from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 
 THRESHOLD, FAINT = 0.2, 1e-5
 SQUARINGS = 9
-TINY = 1e-300
+TINY, PLACES = 1e-300, 1e6
 
 
 def score(taps: Taps) -> Tensor:
@@ -57,9 +58,13 @@ def _second(joined: Tensor, real: Tensor) -> Tensor:
     for _ in range(SQUARINGS):
         power = power @ power
         power = power / power.square().sum((1, 2), keepdim=True).sqrt().clamp_min(TINY)
-    largest = (power * unit).sum(-1).argmax(1).reshape(-1, 1, 1)
+    largest = _rounded((power * unit).sum(-1)).argmax(1).reshape(-1, 1, 1)
     column = power.gather(2, largest.expand(-1, power.shape[1], 1)).squeeze(2) * inverse
-    return column / column.square().sum(1, keepdim=True).sqrt().clamp_min(TINY)
+    return _rounded(column / column.square().sum(1, keepdim=True).sqrt().clamp_min(TINY))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return torch.round(values * PLACES) / PLACES
 
 
 def schedule(setting: Setting) -> tuple[Placement, ...]:

@@ -36,13 +36,19 @@ class CallByCall(ExportedProgram):
     ) -> ExportedProgram:
         """Return a program without the operators of the table; this one stays as it is."""
         graph, table = copy_graph(self.graph), decomp_table
-        if table is not None and not _writes(graph):
+        if table is not None and not _writes(graph) and not self._hides(table):
             _take_apart(graph, table)
-        if table is None or _writes(graph):
+        if table is None or _writes(graph) or self._hides(table):
             wanted: Any = table
             return super().run_decompositions(wanted, decompose_custom_triton_ops)
         _share_sizes(graph)
         return rebuilt(self, graph)
+
+    def _hides(self, table: Table) -> bool:
+        """Whether an operator of the table is inside the body of a loop."""
+        bodies = [m for m in self.graph_module.children() if isinstance(m, fx.GraphModule)]
+        targets = (node.target for body in bodies for node in body.graph.nodes)
+        return any(isinstance(t, OpOverload) and _is_taken_apart(t, table) for t in targets)
 
 
 def _writes(graph: fx.Graph) -> bool:

@@ -13,7 +13,7 @@ from torch import fx
 
 from tokopt.ir.dialect import OPS
 from tokopt.ir.errors import InternalError
-from tokopt.passes import literals, scoring, stage
+from tokopt.passes import literals, reading, stage
 from tokopt.passes.cut import Cut
 from tokopt.passes.workspace import Workspace
 
@@ -176,16 +176,20 @@ def test_the_first_item_s_rows_for_the_whole_batch(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_neighbouring_layer_s_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = scoring._recipes
-    monkeypatch.setattr(scoring, "_recipes", lambda *given: original(*given)[:-1])
+    original = reading._layers
+
+    def earlier(work, operands, stack, depths, lead, state):  # type: ignore[no-untyped-def]
+        return original(work, operands, stack, depths[:-1], lead, state)
+
+    monkeypatch.setattr(reading, "_layers", earlier)
     assert "selection" in failed("llava", ONE)
 
 
 def test_scores_that_are_read_with_the_wrong_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = scoring.Taps
+    original = reading.Taps
 
     def taps(**given):  # type: ignore[no-untyped-def]
         return original(**{**given, "relay": 1})
 
-    monkeypatch.setattr(scoring, "Taps", taps)
+    monkeypatch.setattr(reading, "Taps", taps)
     assert "selection" in failed("handvit", "vision:2 vtc_cls 18")

@@ -37,4 +37,4 @@ def test_what_the_compiler_prunes_runs_on_every_target_as_in_torch(
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
     keys = [shapes[node.input[1]][2] for node in graph.node if node.op_type == "Attention"]
     # 36 patches, the class token and 4 registers; the plan's keep counts after its layers
-    assert keys == [41, 32, 9, 9] and [stage.keep for stage in plan.stages] == [27, 4]
+    assert keys == [41, 33, 9, 9] and [stage.keep for stage in plan.stages] == [28, 4]
