@@ -17,7 +17,8 @@ and text run against each other there; ``compat = "code"`` does.  Both add 1e-6 
 Here: CLIP's text tower is no part of such a program, so x and t are the rows of the merged sequence
 at the decoder's entry, as the paper does for models without a text encoder.  The scale is taken
 over each item, the code's over the batch.  A d that has fallen to nothing (more tokens than
-dimensions) is not divided by: the code's turns to NaN there.
+dimensions) counts as 0, so that errors do not choose: those rows come in their order.  The code's
+turns to NaN there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.random import schedule
 
 EPSILON = 1e-6
+NOTHING = 1e-4
+"""Of a row's first d, at most 1: what is left below this is rounding of the sums before."""
 
 
 def score(taps: Taps) -> Tensor:
@@ -47,7 +50,7 @@ def score(taps: Taps) -> Tensor:
 
 
 def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
-    return state[0]
+    return torch.where(state[0] > NOTHING, state[0], 0.0)
 
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
@@ -55,7 +58,7 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
     mine = basis.gather(2, chosen.unsqueeze(1).expand(-1, basis.shape[1], 1))
     row = products(given[0], row_at(given[0], chosen)) - (mine * basis).sum(1)
     height = left.gather(1, chosen)
-    new = torch.where(height > EPSILON**2, row / height.clamp_min(EPSILON**2).sqrt(), 0.0)
+    new = torch.where(height > NOTHING, row / height.clamp_min(NOTHING).sqrt(), 0.0)
     return left - new.square(), torch.cat([basis[:, 1:], new.unsqueeze(1)], 1)
 
 

@@ -55,7 +55,11 @@ def failed(family: Analysed, text: str) -> list[str]:
 CASES = [
     ("llava", "vision:2 toy 9"),
     ("llava", "vision:end toy 9, decoder:1 toy 4"),
-    ("llava_dynamic", "vision:1 visionzip 18, decoder:2 toy 4"),
+    (
+        "llava_dynamic",
+        "vision:1 visionzip 30, vision:end downsample 20, decoder:1 sparsevlm 12, "
+        "decoder:2 sparsevlm 6, decoder:3 toy 4",
+    ),
     ("llava_explicit", "decoder:0 toy 9, decoder:2 toy 4"),
     ("qwen", "decoder:1 toy 4"),
     ("dino", "vision:1 toy 18, vision:3 toy 4"),

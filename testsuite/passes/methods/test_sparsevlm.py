@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from testsuite.passes.analysed import analysed
-from testsuite.passes.families import checked, every_input, failures, plan
 from testsuite.passes.methods.drawn_taps import drawn_taps
 from testsuite.passes.methods.test_clustering import reference as centres_of
 from testsuite.passes.methods.test_fold_laws import chosen
@@ -106,11 +104,3 @@ def test_the_schedule_is_the_published_one(keep: int, totals: tuple[int, ...]) -
 def test_a_tower_has_no_prompt() -> None:
     with pytest.raises(UnsupportedError, match="compares tokens with the prompt"):
         METHOD.score(drawn_taps("vision"))
-
-
-def test_three_stages_behind_a_shortened_tower_pass_every_gate() -> None:
-    family = analysed("llava_dynamic")
-    done = checked(
-        family, plan("vision:2 random 30, decoder:1 sparsevlm 18, decoder:2 sparsevlm 6")
-    )
-    assert failures(done, [every_input(family)[3]]) == ""

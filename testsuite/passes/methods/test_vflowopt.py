@@ -131,10 +131,9 @@ def test_the_released_shares(shares: tuple[int, ...]) -> None:
     assert found == tuple(Placement(d, k) for d, k in zip((0, 9, 19), shares, strict=True))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_three_stages_pass_every_gate(alpha: float) -> None:
+def test_three_stages_pass_every_gate() -> None:
     family = analysed("llava_dynamic")
-    options = {"alpha": alpha, "a": 12.0}
+    options = {"alpha": 0.5, "a": 12.0}
     stages = [Stage(f"decoder:{d}", "vflowopt", k, options) for d, k in ((0, 14), (1, 9), (3, 4))]
     chosen_plan = plan("decoder:0 vflowopt 9")
     object.__setattr__(chosen_plan, "stages", tuple(stages))
