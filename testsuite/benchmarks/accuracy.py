@@ -125,7 +125,7 @@ def table(data: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     heads = [f"{budget:.0%} of the visual tokens" for budget in BUDGETS]
     lines = [f"| method | {' | '.join(heads)} |", "|" + "---|" * (1 + len(BUDGETS))]
-    for method in dict.fromkeys(row["method"] for row in data["rows"]):
+    for method in ranked(data["rows"]):
         each = {row["budget"]: row for row in data["rows"] if row["method"] == method}
         cells = [cell(each[b]) if b in each else "not measured" for b in BUDGETS]
         seeds = SEEDS.get(method, (0,))
@@ -138,16 +138,34 @@ def table(data: dict[str, Any]) -> str:
         f"Held-out questions answered right, per cent (95 % interval), {data['samples']} samples; "
         f"tokopt {at['tokopt']}, ONNX Runtime {at['onnxruntime']}, {data['date']}, `{by}`."
     )
-    moved = "*moved*: stages stand earlier than published, where they can meet the budget."
+    moved = (
+        "*moved*: stages stand earlier than published, where they can meet the budget; "
+        "*infeasible*: not even there (a stage behind a layer pays for it)."
+    )
     return "\n".join([*lines, "", said, moved, ""])
+
+
+def ranked(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the methods, best at the first budget measured first, the controls last."""
+    right = {row["method"]: row["all"]["accuracy"] for row in rows[::-1] if "all" in row}
+    first = {
+        row["method"]: row["all"]["accuracy"]
+        for row in rows
+        if "all" in row and row["budget"] == ORDER[0]
+    }
+    names = dict.fromkeys(row["method"] for row in rows)
+    return sorted(
+        names,
+        key=lambda m: (METHODS[m].paper == "control", -first.get(m, -1), -right.get(m, -1), m),
+    )
 
 
 def cell(result: dict[str, Any]) -> str:
     """Return one cell: the accuracy, or why there is none."""
     if "refused" in result:
-        return str(result["refused"])
-    note = f", *{result['note']}*" if result["note"] else ""
-    return percent(result["all"]) + note
+        refused = str(result["refused"])
+        return "*infeasible*" if "cannot meet the budget" in refused else refused
+    return percent(result["all"]) + (", *moved*" if " moved from " in result["note"] else "")
 
 
 def percent(accuracy: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         ends.append(points[0])
     whole = 100 * data["original"]["all"]["accuracy"]
     axes.axhline(whole, color="black", linewidth=0.8)
-    axes.annotate(f"all tokens: {whole:.1f}", (50, whole), (0, 4), textcoords="offset points")
+    label = f"all tokens: {whole:.1f}"
+    axes.annotate(label, (35, whole), (0, 6), textcoords="offset points", ha="center")
     axes.set_xscale("log")
     ticks = [5, 10, 25, 50]
     axes.set_xticks(ticks, [f"{tick} %" for tick in ticks], minor=False)
