@@ -28,11 +28,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokopt.ir.errors import InputError
-from tokopt.passes.methods.greedy import greedy, products, row_at, unit_rows
+from tokopt.passes.methods import settings
+from tokopt.passes.methods.fold import rows_at
+from tokopt.passes.methods.greedy import greedy, products, unit_rows
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.question import question_rows
-from tokopt.passes.methods.random import schedule
+from tokopt.passes.methods.schedules import before_decoder
 
 EPSILON = 1e-6
 NOTHING = 1e-4
@@ -56,7 +57,7 @@ def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
     left, basis = state
     mine = basis.gather(2, chosen.unsqueeze(1).expand(-1, basis.shape[1], 1))
-    row = products(given[0], row_at(given[0], chosen)) - (mine * basis).sum(1)
+    row = products(given[0], rows_at(given[0], chosen)) - (mine * basis).sum(1)
     height = left.gather(1, chosen)
     new = torch.where(height > NOTHING, row / height.clamp_min(NOTHING).sqrt(), 0.0)
     return left - new.square(), torch.cat([basis[:, 1:], new.unsqueeze(1)], 1)
@@ -67,7 +68,7 @@ def _relevance(taps: Taps, rows: Tensor) -> Tensor:
     asked = question_rows(taps, "cdpruner")
     text = rows.masked_fill(~asked.unsqueeze(-1), 0.0).sum(1, keepdim=True)
     mean = products(rows, text) / asked.sum(1, keepdim=True).clamp_min(1)
-    if _sign(taps) < 0:
+    if settings.choice(taps, "cdpruner", "compat", "paper", "code") == "code":
         mean = -mean
     low = mean.masked_fill(~taps.candidates, float("inf")).amin(1, keepdim=True)
     high = mean.masked_fill(~taps.candidates, float("-inf")).amax(1, keepdim=True)
@@ -76,19 +77,12 @@ def _relevance(taps: Taps, rows: Tensor) -> Tensor:
     return torch.where(span > EPSILON, scaled, 1.0)
 
 
-def _sign(taps: Taps) -> int:
-    compat = taps.options.get("compat", "paper")
-    if compat not in ("paper", "code"):
-        raise InputError(f"cdpruner: compat = {compat!r}", expected="'paper' or 'code'")
-    return -1 if compat == "code" else 1
-
-
 METHOD = Method(
     name="cdpruner",
     paper="arXiv:2506.10967",
     roles=frozenset({"decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     needs=frozenset({"text"}),
     notes="greedy MAP of a determinantal point process, weighted by relevance to the question",
     options={"compat": "paper"},

@@ -26,10 +26,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.greedy import greedy, group_means, products, row_at, unit_rows
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.fold import rows_at
+from tokopt.passes.methods.greedy import greedy, group_means, products, unit_rows
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.rows import LOWEST
+from tokopt.passes.methods.schedules import entering
 
 ENTERING, LAYERS = 2, 32
 PIVOTS = 4
@@ -51,7 +53,7 @@ def score(taps: Taps) -> Tensor:
         rows, size, text = given
         turn = ((done - own) * pivots // taken).clamp(0, pivots - 1)
         pivot = torch.cat([visual, text], 1).index_select(1, turn.reshape(1))
-        return torch.where(done < own, size, -products(rows, row_at(rows, pivot)))
+        return torch.where(done < own, size, -products(rows, rows_at(rows, pivot)))
 
     def update(
         state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor
@@ -72,17 +74,12 @@ def _largest(size: Tensor, among: Tensor) -> Tensor:
     return ranked.gather(1, turns % among.sum(1, keepdim=True).clamp_min(1))
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage entering layer K."""
-    return (Placement(max(1, round(ENTERING * setting.layers / LAYERS)), setting.keep),)
-
-
 METHOD = Method(
     name="dart",
     paper="arXiv:2502.11494",
     roles=frozenset({"decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=entering(ENTERING, LAYERS),
     needs=frozenset({"layers", "text"}),
     notes="tokens unlike pivots with the largest keys, in the second decoder layer",
 )

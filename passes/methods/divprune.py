@@ -18,10 +18,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.greedy import greedy, loop, products, row_at, unit_rows
+from tokopt.passes.methods.fold import rows_at
+from tokopt.passes.methods.greedy import greedy, loop, products, unit_rows
 from tokopt.passes.methods.method import Method, Taps
-from tokopt.passes.methods.random import schedule
 from tokopt.passes.methods.rows import group_of
+from tokopt.passes.methods.schedules import before_decoder
 
 BLOCK = 64
 BELOW = -2.0
@@ -41,7 +42,7 @@ def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
     """State: what is shown (the nearest other at first), the nearest chosen; both as cosines."""
-    nearest = torch.maximum(state[1], products(given[0], row_at(given[0], chosen)))
+    nearest = torch.maximum(state[1], products(given[0], rows_at(given[0], chosen)))
     return nearest, nearest.clone()
 
 
@@ -66,6 +67,6 @@ METHOD = Method(
     paper="arXiv:2503.02175",
     roles=frozenset({"vision", "decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     notes="max-min diversity: each next token is the one least like those chosen",
 )

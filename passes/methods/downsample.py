@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.fold import mean_of_assigned, rows_at
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.methods.schedules import before_decoder
 
 
 def score(taps: Taps) -> Tensor:
@@ -62,17 +63,12 @@ def _bands(least: int, most: int, height: int, width: int) -> int:
     return min(max(wanted, -(-most // width)), height, max(least, 1))
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage: at the end of a tower that feeds a decoder, else before the first layer."""
-    return (Placement(0 if setting.consumer else setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="downsample",
     paper="control",
     roles=frozenset({"vision", "decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     needs=frozenset({"places"}),
     notes="average pooling of the grid of patches to the count",
     combine=combine,

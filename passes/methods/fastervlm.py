@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import relay_attention
+from tokopt.passes.methods.schedules import tower_end
 
 
 def score(taps: Taps) -> Tensor:
@@ -23,17 +24,12 @@ def score(taps: Taps) -> Tensor:
     return relay_attention(taps.want_layers("fastervlm")[-1], relay)
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="fastervlm",
     paper="arXiv:2412.01818",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers", "relay"}),
     notes="class-token attention in the tower's last layer",
 )

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokopt.passes.methods.method import LAST_ROW, Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import LAST_ROW, Method, Taps
 from tokopt.passes.methods.rows import relay_attention
+from tokopt.passes.methods.schedules import entering
 
 ENTERING, LAYERS = 2, 32
 
@@ -25,17 +26,12 @@ def score(taps: Taps) -> Tensor:
     return relay_attention(taps.want_layers("fastv")[-1], LAST_ROW)
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage entering layer K."""
-    return (Placement(max(1, round(ENTERING * setting.layers / LAYERS)), setting.keep),)
-
-
 METHOD = Method(
     name="fastv",
     paper="arXiv:2403.06764",
     roles=frozenset({"decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=entering(ENTERING, LAYERS),
     needs=frozenset({"layers", "relay"}),
     notes="attention of the last prompt token in the second decoder layer",
 )

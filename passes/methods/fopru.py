@@ -23,21 +23,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.ir.errors import InputError
-from tokopt.passes.methods.method import LayerTap, Method, Placement, Setting, Taps
+from tokopt.passes.methods import settings
+from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.methods.received import received
 from tokopt.passes.methods.rows import dot
+from tokopt.passes.methods.schedules import tower_end
 
 
 def score(taps: Taps) -> Tensor:
     """Return how much each patch is looked at, ``[B, N]``."""
     layer = taps.want_layers("fopru")[-1]
-    kind = taps.options.get("scores", "attention")
-    if kind == "attention":
-        return received(layer, taps.candidates, taps.count, everyone=False)
-    if kind == "logits":
+    if settings.choice(taps, "fopru", "scores", "attention", "logits") == "logits":
         return _by_logits(layer, taps.candidates)
-    raise InputError(f"fopru: scores = {kind!r}", expected="'attention' or 'logits'")
+    return received(layer, taps.candidates, taps.count, everyone=False)
 
 
 def _by_logits(layer: LayerTap, candidates: Tensor) -> Tensor:
@@ -60,17 +58,12 @@ def _spread(values: Tensor, candidates: Tensor) -> Tensor:
     return ((values - mean).square() * candidates).sum(1, keepdim=True) / count
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="fopru",
     paper="arXiv:2411.14164",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers"}),
     notes="attention that patches get from each other in the tower's last layer",
     options={"scores": "attention"},

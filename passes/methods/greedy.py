@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tokopt.passes.methods.fold import normalised
 from tokopt.passes.methods.method import Taps
-from tokopt.passes.methods.rows import LOWEST, TINY, group_of
+from tokopt.passes.methods.rows import LOWEST, group_of
 
 Gain = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """``(state, given) -> [B, N]`` fp32: how good each row would be as the next one."""
@@ -83,7 +84,7 @@ def unit_rows(taps: Taps) -> Tensor:
     shown = taps.hidden.float()
     if taps.group > 1:
         shown = torch.where(taps.candidates.unsqueeze(-1), group_means(taps, shown), shown)
-    return shown / shown.norm(dim=-1, keepdim=True).clamp_min(TINY**0.5)
+    return normalised(shown)
 
 
 def group_means(taps: Taps, rows: Tensor) -> Tensor:
@@ -94,11 +95,6 @@ def group_means(taps: Taps, rows: Tensor) -> Tensor:
     inside = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0)
     sums = torch.zeros_like(rows).scatter_add(1, number, inside)
     return sums.gather(1, number) / taps.group
-
-
-def row_at(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Return row ``chosen[b]`` of each item of ``[B, N, C]``, as ``[B, 1, C]``."""
-    return rows.gather(1, chosen.unsqueeze(-1).expand(-1, 1, rows.shape[2]))
 
 
 def products(rows: Tensor, row: Tensor) -> Tensor:

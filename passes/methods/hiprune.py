@@ -25,11 +25,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.errors import UnsupportedError
+from tokopt.passes.methods import settings
 from tokopt.passes.methods.fold import first_rows
-from tokopt.passes.methods.method import LayerTap, Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.methods.received import received
 from tokopt.passes.methods.rows import top_rows
+from tokopt.passes.methods.schedules import tower_end
 
 OBJECT, LAYERS = 8, 23
 
@@ -52,21 +54,12 @@ def score(taps: Taps) -> Tensor:
 
 
 def _anchors(taps: Taps) -> int:
-    beta = taps.options.get("beta", 0.1)
-    if isinstance(beta, str) or not 0 <= beta <= 1:
-        raise InputError(f"hiprune: beta = {beta!r}", expected="a number in 0 .. 1")
+    beta = settings.number(taps, "hiprune", "beta", 0.1, 0.0, 1.0)
     return min(round(taps.keep * beta / 5), taps.keep // 5)
 
 
 def _object(taps: Taps) -> LayerTap:
-    before = taps.layers[-1].depth + 1
-    wanted = taps.options.get("object", "scaled")
-    if wanted == "scaled":
-        wanted = min(round(OBJECT * before / LAYERS), before - 1)
-    if not isinstance(wanted, int) or not 0 <= wanted < before:
-        raise InputError(
-            f"hiprune: object = {wanted!r}", expected=f"'scaled', or a layer in 0 .. {before - 1}"
-        )
+    wanted = settings.layer(taps, "hiprune", "object", OBJECT, LAYERS)
     return next(layer for layer in taps.layers if layer.depth >= wanted)
 
 
@@ -84,17 +77,12 @@ def _around(taps: Taps, anchors: Tensor) -> Tensor:
     return (cell.unsqueeze(1) == torch.cat(inside, dim=1).unsqueeze(-1)).any(1) & taps.candidates
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="hiprune",
     paper="arXiv:2508.00553",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers", "places"}),
     notes="attention received in the last layer, anchors of a middle one with their neighbours",
     options={"object": "scaled", "beta": 0.1},

@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
+from tokopt.passes.methods import settings
 from tokopt.passes.methods.fold import first_rows, normalised
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import TINY, rank_of, relay_attention
+from tokopt.passes.methods.schedules import tower_end
 
 EPS = 1e-6
 
@@ -38,9 +40,7 @@ EPS = 1e-6
 def score(taps: Taps) -> Tensor:
     """Return 1 + s/(2 max s) at rows within their crop's share, else s/(2 max s), ``[B, N]``."""
     relay = taps.want_relay("holov", "use flowcut or fopru, which can do without")
-    compat = taps.options.get("compat", "paper")
-    if compat not in ("paper", "code"):
-        raise InputError(f"holov: compat = {compat!r}", expected="'paper' or 'code'")
+    compat = settings.choice(taps, "holov", "compat", "paper", "code")
     attention = relay_attention(taps.want_layers("holov")[-1], relay)
     rows = first_rows(taps.candidates, taps.count)
     real = taps.candidates.gather(1, rows)
@@ -112,17 +112,12 @@ def _quotas(weight: Tensor, keep: int) -> Tensor:
     return quota + (rank < left).float()
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="holov",
     paper="arXiv:2510.02912",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers", "relay"}),
     notes="a share of the tokens for every crop, attention and variety inside",
     options={"crops": "scaled", "compat": "paper"},

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
+from tokopt.passes.methods import settings
 from tokopt.passes.methods.fold import first_rows, normalised, rows_at
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import share
+from tokopt.passes.methods.schedules import before_decoder
 
 BLOCK = 64
 """Rows that are compared with all at once."""
@@ -31,9 +33,7 @@ BLOCK = 64
 
 def score(taps: Taps) -> Tensor:
     """Return p ``[B, N]``, below zero where the distinct shall stay."""
-    order = taps.options.get("order", "central")
-    if order not in ("central", "distinct"):
-        raise InputError(f"lexrank: order = {order!r}", expected="'central' or 'distinct'")
+    order = settings.choice(taps, "lexrank", "order", "central", "distinct")
     p = share(_degree(taps), taps.candidates)
     return p if order == "central" else -p
 
@@ -55,17 +55,12 @@ def _degree(taps: Taps) -> Tensor:
     return degree
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage: at the end of a tower that feeds a decoder, else before the first layer."""
-    return (Placement(0 if setting.consumer else setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="lexrank",
     paper="arXiv:1109.2128",
     roles=frozenset({"vision", "decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     notes="similarity to all other tokens",
     options={"order": "central", "threshold": "none"},
 )

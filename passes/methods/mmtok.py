@@ -29,8 +29,8 @@ from tokopt.ir.errors import InputError
 from tokopt.passes.methods.greedy import greedy, unit_rows
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.question import question_rows
-from tokopt.passes.methods.random import schedule
 from tokopt.passes.methods.rows import LOWEST
+from tokopt.passes.methods.schedules import before_decoder
 
 DEFAULTS: dict[str, int | float | str] = {
     "text_temperature": 0.02,
@@ -80,7 +80,7 @@ METHOD = Method(
     paper="arXiv:2508.18264",
     roles=frozenset({"decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     needs=frozenset({"text"}),
     notes="greedy coverage of the question and of the image",
     options=DEFAULTS,

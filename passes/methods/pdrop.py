@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tokopt.passes.methods.method import LAST_ROW, Method, Placement, Setting, Taps
 from tokopt.passes.methods.rows import relay_attention
+from tokopt.passes.methods.schedules import staged
 
 ENTERING, LAYERS = (8, 16, 24), 32
 
@@ -33,12 +34,10 @@ def score(taps: Taps) -> Tensor:
 def schedule(setting: Setting) -> tuple[Placement, ...]:
     """Three stages, each keeping the same share of what the one before it left."""
     share = (setting.keep / setting.count) ** (1 / len(ENTERING))
-    counts: dict[int, int] = {}
-    for stage, entering in enumerate(ENTERING, 1):
-        depth = max(1, min(round(entering * setting.layers / LAYERS), setting.layers - 1))
-        rows = int(setting.count * share**stage + 1e-6) // setting.group * setting.group
-        counts[depth] = setting.keep if stage == len(ENTERING) else max(rows, setting.keep)
-    return tuple(Placement(depth, keep) for depth, keep in counts.items())
+    most = setting.layers - 1
+    depths = (max(1, min(round(k * setting.layers / LAYERS), most)) for k in ENTERING)
+    rows = (int(setting.count * share**stage + 1e-6) for stage in (1, 2, 3))
+    return staged(setting, depths, (left // setting.group * setting.group for left in rows))
 
 
 METHOD = Method(

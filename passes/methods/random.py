@@ -16,8 +16,9 @@ import hashlib
 
 from torch import Tensor
 
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import group_of
+from tokopt.passes.methods.schedules import before_decoder
 
 PRIME = 16777199
 ROUNDS = 4
@@ -37,16 +38,11 @@ def _key(seed: int, number: int) -> int:
     return int.from_bytes(digest[:8], "big") % PRIME
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage: at the end of a tower that feeds a decoder, else before the first layer."""
-    return (Placement(0 if setting.consumer else setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="random",
     paper="control",
     roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     notes="a seeded random subset, the same on every target",
 )

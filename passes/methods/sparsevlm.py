@@ -22,15 +22,15 @@ all of its text.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
 from tokopt.passes.methods.clustering import density_peaks, distances
 from tokopt.passes.methods.fold import first_rows, mean_of_assigned, rows_at, stays, written
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
+from tokopt.passes.methods.schedules import between, staged
 
 ENTERING, LAYERS = (3, 7, 16), 32
 TOTALS = ((0, 0, 0), (82, 32, 18), (312, 117, 39), (312, 204, 113), (576, 576, 576))
@@ -70,9 +70,7 @@ def combine(taps: Taps, stay: Tensor) -> Tensor:
 def _raters(taps: Taps) -> tuple[Tensor, Tensor]:
     """Return all rows but the visual ones, int64 ``[B, T]``, and who rates, fp32 ``[B, N]``."""
     rows = taps.candidates.shape[1] - taps.count
-    prompt = taps.want_text("sparsevlm")
-    behind = prompt & (taps.candidates.flip(1).long().cumsum(1).flip(1) == 0)
-    behind = torch.where(behind.any(1, keepdim=True), behind, prompt)
+    behind = question_rows(taps, "sparsevlm")
     text = first_rows(behind, rows)
     if taps.carried is not None:
         return text, taps.carried.masked_fill(taps.candidates, 0.0)
@@ -123,16 +121,10 @@ def _pool(taps: Taps) -> int:
 
 def schedule(setting: Setting) -> tuple[Placement, ...]:
     """Three stages whose totals lie between the published lists."""
-    total = setting.keep * TOTALS[-1][2] / setting.count
-    low, high = next((a, b) for a, b in pairwise(TOTALS) if total <= b[2] or b is TOTALS[-1])
-    part = (total - low[2]) / (high[2] - low[2])
-    counts: dict[int, int] = {}
-    for stage, entering in enumerate(ENTERING):
-        depth = max(1, round(entering * setting.layers / LAYERS))
-        share = (low[stage] + part * (high[stage] - low[stage])) / TOTALS[-1][2]
-        counts[depth] = min(setting.count, max(setting.keep, round(share * setting.count)))
-    last = max(counts)
-    return tuple(Placement(d, setting.keep if d == last else k) for d, k in counts.items())
+    scale = setting.count / TOTALS[-1][2]
+    totals = between(TOTALS, 2, setting.keep / scale)
+    depths = (max(1, round(entering * setting.layers / LAYERS)) for entering in ENTERING)
+    return staged(setting, depths, (round(total * scale) for total in totals))
 
 
 METHOD = Method(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
-from tokopt.passes.methods.random import schedule as control_schedule
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import group_of
+from tokopt.passes.methods.schedules import before_decoder
 
 
 def score(taps: Taps) -> Tensor:
@@ -22,16 +22,11 @@ def score(taps: Taps) -> Tensor:
     return ((number + 1) * keep // count > number * keep // count).float()
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """As the other control: the end of a tower that feeds a decoder, else the entry."""
-    return control_schedule(setting)
-
-
 METHOD = Method(
     name="stride",
     paper="control",
     roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     notes="evenly spaced tokens",
 )

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tokopt.passes.methods.greedy import greedy, products, row_at, unit_rows
+from tokopt.passes.methods.fold import rows_at
+from tokopt.passes.methods.greedy import greedy, products, unit_rows
 from tokopt.passes.methods.method import CLASS_ROW, Method, Taps
-from tokopt.passes.methods.random import schedule
 from tokopt.passes.methods.rows import relay_attention
+from tokopt.passes.methods.schedules import before_decoder
 
 
 def score(taps: Taps) -> Tensor:
@@ -44,7 +45,7 @@ def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
     """State: what is shown (the pivot's score at first), u ``[B, 1, C]``."""
-    total = state[1] + row_at(given[0], chosen)
+    total = state[1] + rows_at(given[0], chosen)
     return -products(given[0], total), total
 
 
@@ -53,6 +54,6 @@ METHOD = Method(
     paper="arXiv:2505.18757",
     roles=frozenset({"vision", "decoder"}),
     score=score,
-    schedule=schedule,
+    schedule=before_decoder,
     notes="max-sum diversity from the class token's favourite; the late drop is not included",
 )

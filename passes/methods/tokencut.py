@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.fold import first_rows, normalised, rows_at
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.methods.schedules import tower_end
 
 THRESHOLD, FAINT = 0.2, 1e-5
 SQUARINGS = 9
@@ -67,17 +68,12 @@ def _rounded(values: Tensor) -> Tensor:
     return torch.round(values * PLACES) / PLACES
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="tokencut",
     paper="arXiv:2202.11539",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers"}),
     notes="normalised cut of the last layer's keys, foreground first",
 )

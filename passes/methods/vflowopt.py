@@ -22,7 +22,6 @@ stay, as in the code.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import ceil
 
 import torch
@@ -33,6 +32,7 @@ from tokopt.passes.methods.fold import mean_of_assigned, rows_at
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps, TowerTap
 from tokopt.passes.methods.received import received
 from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
+from tokopt.passes.methods.schedules import between, staged
 
 SHARES = (
     (0.0, 0.0, 0.0, 39.26, 17.387),
@@ -152,24 +152,14 @@ def _setting(taps: Taps, column: int) -> float:
     asked = taps.options.get("t" if column == 3 else "a", "released")
     if asked != "released":
         return float(asked)
-    return _between(taps.keep / taps.count, 0)[column]
-
-
-def _between(share: float, by: int) -> list[float]:
-    """Return the released settings on the line where column ``by`` is ``share``."""
-    low, high = next((a, b) for a, b in pairwise(SHARES) if share <= b[by] or b is SHARES[-1])
-    part = min(max((share - low[by]) / (high[by] - low[by]), 0.0), 1.0)
-    return [x + part * (y - x) for x, y in zip(low, high, strict=True)]
+    return between(SHARES, 0, taps.keep / taps.count)[column]
 
 
 def schedule(setting: Setting) -> tuple[Placement, ...]:
     """S1 in front of the decoder, S2 and S3 at its thirds."""
-    shares = _between(setting.keep / setting.count, 2)
-    counts: dict[int, int] = {}
-    for depth, share in zip((0, setting.layers / 3, 2 * setting.layers / 3), shares, strict=False):
-        counts[round(depth)] = max(setting.keep, round(share * setting.count))
-    last = max(counts)
-    return tuple(Placement(d, setting.keep if d == last else k) for d, k in counts.items())
+    shares = between(SHARES, 2, setting.keep / setting.count)[:3]
+    depths = (round(third * setting.layers / 3) for third in range(3))
+    return staged(setting, depths, (round(share * setting.count) for share in shares))
 
 
 METHOD = Method(

@@ -29,8 +29,9 @@ from tokopt.passes.methods.fold import (
     stays,
     written,
 )
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import rank_of, relay_attention, top_rows
+from tokopt.passes.methods.schedules import tower_end
 
 CONTEXTUAL, OF = 10, 64
 
@@ -79,17 +80,12 @@ def _chosen(taps: Taps, attention: Tensor) -> tuple[Tensor, Tensor]:
     return dominant, target
 
 
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
-
-
 METHOD = Method(
     name="visionzip",
     paper="arXiv:2412.04467",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers", "relay"}),
     notes="class-token attention; the rest is folded into evenly spread tokens",
     combine=combine,

@@ -17,9 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.ir.errors import InputError
-from tokopt.passes.methods.method import Method, Placement, Setting, Taps
+from tokopt.passes.methods import settings
+from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.rows import relay_attention
+from tokopt.passes.methods.schedules import tower_end
 
 START, LAYERS = 16, 23
 
@@ -28,25 +29,9 @@ def score(taps: Taps) -> Tensor:
     """Return the summed class-token attention ``[B, N]``."""
     relay = taps.want_relay("vtc_cls", "use flowcut, which can do without")
     layers = taps.want_layers("vtc_cls")
-    chosen = [layer for layer in layers if layer.depth >= _start(taps)]
+    start = settings.layer(taps, "vtc_cls", "start", START, LAYERS)
+    chosen = [layer for layer in layers if layer.depth >= start]
     return torch.stack([relay_attention(layer, relay) for layer in chosen]).sum(0)
-
-
-def _start(taps: Taps) -> int:
-    before = taps.layers[-1].depth + 1
-    start = taps.options.get("start", "scaled")
-    if start == "scaled":
-        return min(round(START * before / LAYERS), before - 1)
-    if not isinstance(start, int) or not 0 <= start < before:
-        raise InputError(
-            f"vtc_cls: start = {start!r}", expected=f"'scaled', or a layer in 0 .. {before - 1}"
-        )
-    return start
-
-
-def schedule(setting: Setting) -> tuple[Placement, ...]:
-    """One stage, after the tower's last layer."""
-    return (Placement(setting.layers, setting.keep),)
 
 
 METHOD = Method(
@@ -54,7 +39,7 @@ METHOD = Method(
     paper="arXiv:2412.05819",
     roles=frozenset({"vision"}),
     score=score,
-    schedule=schedule,
+    schedule=tower_end,
     needs=frozenset({"layers", "relay"}),
     notes="class-token attention summed over the last third of the tower",
     options={"start": "scaled"},
