@@ -63,7 +63,8 @@ class PlacedStage:
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
+            above = self.feeder[0].stack.layers
+            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
             nodes |= self.images
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
