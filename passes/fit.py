@@ -53,9 +53,10 @@ def fit(
     refusals: list[UnsupportedError | InputError] = []
     for stack in _stacks(facts, method, role):
         try:
-            if "places" in method.needs:
+            needed = method.needed(options or {})
+            if "places" in needed:
                 stack_places(facts, stack, options or {})
-            if "tower" in method.needs:
+            if "tower" in needed:
                 feeder_of(facts, stack, method.name)
         except (UnsupportedError, InputError) as refusal:  # a stated grid may fit another stack
             refusals.append(refusal)

@@ -96,8 +96,9 @@ class Taps:
     rows there are now, ``[B, N, C]``; None where the method does not need it.  ``places`` is where
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
-    need it.  ``count`` is the number of visual rows there are now.  ``options`` are the stage's own
-    settings.
+    need it.  ``ahead`` is the layer behind the site, as it would be over the rows there are now;
+    None where the method does not wish it, or there is none.  ``count`` is the number of visual
+    rows there are now.  ``options`` are the stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -114,6 +115,7 @@ class Taps:
     entry: Tensor | None = None
     places: Places | None = None
     tower: TowerTap | None = None
+    ahead: LayerTap | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
@@ -206,6 +208,9 @@ class Method:
     before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
     stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
     ``"tower"`` (the tower that feeds a decoder).
+    ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
+    and ``"ahead"``: the layer behind the site).  ``asks``:
+    what it needs as well where an option has a value.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.
@@ -221,3 +226,10 @@ class Method:
     notes: str = ""
     combine: Combine | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    wishes: frozenset[str] = frozenset()
+    asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+    def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
+        """Return what it needs under a stage's options."""
+        more = (needs for (key, value), needs in self.asks.items() if options.get(key) == value)
+        return self.needs.union(*more)
