@@ -19,6 +19,9 @@ from tokopt.ir.places import Places
 GRID = "grid"
 """The stage option in which a person states the grid of patches, where no graph tells it."""
 
+STACKS = "stacks"
+"""The option of a method that has stages in a tower and in the decoder: ``both``, or ``one``."""
+
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
 
@@ -211,6 +214,8 @@ class Method:
     ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.
+    ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
+    is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.
@@ -228,6 +233,7 @@ class Method:
     options: Mapping[str, int | float | str] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    tower_rows: Callable[[Setting], int] | None = None
 
     def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
         """Return what it needs under a stage's options."""

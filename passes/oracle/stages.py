@@ -27,7 +27,8 @@ class Stages:
     """The stages of a plan during one run of the interpreter.
 
     ``visits`` and ``watched`` are what the interpreter is to call and to keep; ``seen`` (set before
-    the run) is where it keeps it, and ``peek`` how it looks ahead; ``choices`` holds what was found, in plan order.
+    the run) is where it keeps it, and ``peek`` how it looks ahead; ``choices`` holds
+    what was found, in plan order.
     """
 
     def __init__(

@@ -33,6 +33,7 @@ READS_POSITION = {
     "hiprune",
     "holov",
     "hired",
+    "visiondrop",
 }
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
