@@ -20,6 +20,7 @@ from tokopt.ir.lengths import is_one
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.ahead import read_ahead
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
@@ -70,6 +71,7 @@ def read_site(
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    ahead = read_ahead(work, operands, stack, site, method, lead)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -95,6 +97,7 @@ def read_site(
             entry=entry(given),
             places=places(given, candidates),
             tower=tower(given, candidates),
+            ahead=ahead(given),
             options=stage.options,
         )
         return taps, known

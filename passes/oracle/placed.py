@@ -45,7 +45,8 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``.
+    ``feeder`` is the tower that the method reads, if it does, of ``images``; ``ahead`` the layer
+    behind the site, where the method reads that.
     """
 
     stage: Stage
@@ -57,13 +58,15 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
+    ahead: tuple[Layer, Attention] | None = None
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
+            above = self.feeder[0].stack.layers
+            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
             nodes |= self.images
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
@@ -99,8 +102,17 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         feeder = feeders.get(stage.site)
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, images))
+        ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        placed.append(
+            PlacedStage(stage, stack, site, method, before, same, layers, feeder, images, ahead)
+        )
     return placed
+
+
+def _ahead(stack: TokenStack, site: Site) -> tuple[Layer, Attention] | None:
+    layer = next((x for x in stack.stack.layers if x.depth == site.depth), None)
+    attention = None if layer is None or stack.stack.cross else tapped(layer, site.tokens)
+    return None if layer is None or attention is None else (layer, attention)
 
 
 def _check(stage: Stage, site: Site) -> None:
