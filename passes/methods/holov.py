@@ -115,6 +115,8 @@ def _quotas(weight: Tensor, keep: int) -> Tensor:
 METHOD = Method(
     name="holov",
     paper="arXiv:2510.02912",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

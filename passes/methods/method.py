@@ -19,6 +19,9 @@ from tokopt.ir.places import Places
 GRID = "grid"
 """The stage option in which a person states the grid of patches, where no graph tells it."""
 
+COSTS = ("O(N)", "O(N·K)", "O(N²)", "O(N²·K)", "O(N³)")
+"""How a method's own work grows with N visual rows there are and K that stay."""
+
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
 
@@ -206,7 +209,8 @@ class Method:
     ``"tower"`` (the tower that feeds a decoder).
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
-    recycling); None: nothing.
+    recycling); None: nothing.  ``licence``: that of the authors' code, which is never copied: what
+    is here is written from the paper.  ``cost``: one of ``COSTS``.
     """
 
     name: str
@@ -219,3 +223,5 @@ class Method:
     notes: str = ""
     combine: Combine | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    licence: str = ""
+    cost: str = ""
