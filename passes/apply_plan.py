@@ -40,10 +40,14 @@ TRACE = "trace"
 
 @dataclass(frozen=True)
 class Applied:
-    """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage."""
+    """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage.
+
+    ``inserted`` names the calls that each stage added: scores, choice, the gathers of the cut.
+    """
 
     exported: ExportedProgram
     trace: tuple[tuple[str, str], ...]
+    inserted: tuple[frozenset[str], ...] = ()
 
 
 def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]) -> Applied:
@@ -53,7 +57,11 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     """
     work = Workspace.of(exported)
     inserted: dict[int, Inserted] = {}
+    added: dict[int, frozenset[str]] = {}
     dropped: dict[str, int] = {}
+    feeding: dict[str, int] = {}
+    known: set[str] = set()
+    _since(work, known)
     runs = _runs(work.facts, plan, methods)
     fed = {id(run): _fed(work.facts, run) for run in runs}
     sites = [site for run in runs for _, members in run for _, _, site in members]
@@ -76,6 +84,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         state.reach, state.places, state.feeders = reach, places, feeders
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
+            added[feeding[head.role]] |= _since(work, known)
         current = head
         for stack, position, stage, site in stages:
             if stack is not current:
@@ -86,10 +95,20 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
+            added[position] = _since(work, known)
         for role, arrival in fed[id(run)].items():
             if arrival.holes:
                 dropped[role] = arrival.rows(state.visual // stages[-1][3].group)
-    return _finished(work, [inserted[i] for i in range(len(plan.stages))])
+                feeding[role] = stages[-1][1]
+    every = range(len(plan.stages))
+    return _finished(work, [inserted[i] for i in every], [added[i] for i in every])
+
+
+def _since(work: Workspace, known: set[str]) -> frozenset[str]:
+    """Return the names of calls that are new, and remember them."""
+    new = frozenset(node.name for node in work.graph.nodes) - known
+    known |= new
+    return new
 
 
 Members = list[tuple[int, Stage, Site]]
@@ -180,7 +199,7 @@ def _refuse_mixed_units(fed: Mapping[str, Arrival], runs: list[Run]) -> None:
                 )
 
 
-def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
+def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[str]]) -> Applied:
     """Add the trace outputs and make the program whole again."""
     (output,) = work.graph.find_nodes(op="output")
     names: list[tuple[str, str]] = []
@@ -202,7 +221,7 @@ def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
     work.exported._graph_signature = signature
     exported = rebuilt(work.exported, work.graph)
     _extend_out_spec(exported, len(traced))
-    return Applied(exported, tuple(names))
+    return Applied(exported, tuple(names), tuple(added))
 
 
 def _extend_out_spec(exported: ExportedProgram, count: int) -> None:

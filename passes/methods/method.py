@@ -19,7 +19,7 @@ from tokopt.ir.places import Places
 GRID = "grid"
 """The stage option in which a person states the grid of patches, where no graph tells it."""
 
-COSTS = ("O(N)", "O(N·K)", "O(N²)", "O(N²·K)", "O(N³)")
+COSTS = ("O(N)", "O(N·K)", "O(N·K²)", "O(N²)", "O(N²·K)", "O(N³)")
 """How a method's own work grows with N visual rows there are and K that stay."""
 
 CLASS_ROW, LAST_ROW = 0, -1
