@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from tokopt.ir.arrival import Arrival
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.memory import Memory
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
@@ -43,11 +44,13 @@ class Applied:
     """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage.
 
     ``inserted`` names the calls that each stage added: scores, choice, the gathers of the cut.
+    ``memory``: the inputs and outputs by which stages keep something for the next call.
     """
 
     exported: ExportedProgram
     trace: tuple[tuple[str, str], ...]
     inserted: tuple[frozenset[str], ...] = ()
+    memory: tuple[Memory, ...] = ()
 
 
 def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]) -> Applied:
@@ -92,7 +95,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
                 current = stack
             method, now = methods(stage.method), series.behind(site)
             state.entry = series.behind(stack.sites[0]).value
-            trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
+            trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed, position)
             inserted[position] = trace
             series.make(cut)
             added[position] = _since(work, known)
@@ -204,6 +207,7 @@ def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[s
     (output,) = work.graph.find_nodes(op="output")
     names: list[tuple[str, str]] = []
     traced: list[fx.Node] = []
+    memory: list[Memory] = []
     for position, stage in enumerate(inserted):
         pair = (f"{TRACE}_{position}_kept", f"{TRACE}_{position}_scores")
         with work.graph.inserting_before(output):
@@ -212,6 +216,12 @@ def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[s
                 alias.name = name
                 traced.append(alias)
         names.append(pair)
+    for name, (shape, value) in (pair for one in inserted for pair in one.memory.items()):
+        with work.graph.inserting_before(output):
+            alias = work.call(torch.ops.aten.clone.default, value)
+        alias.name = f"{name}_next"
+        traced.append(alias)
+        memory.append(Memory(name, alias.name, shape))
     output.args = ((*output.args[0], *traced),)
     output.meta.pop("val", None)
     signature = copy.deepcopy(work.exported.graph_signature)
@@ -220,12 +230,12 @@ def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[s
         signature.output_specs.append(spec)
     work.exported._graph_signature = signature
     exported = rebuilt(work.exported, work.graph)
-    _extend_out_spec(exported, len(traced))
-    return Applied(exported, tuple(names), tuple(added))
+    _extend_specs(exported, len(traced), [one.input for one in memory])
+    return Applied(exported, tuple(names), tuple(added), tuple(memory))
 
 
-def _extend_out_spec(exported: ExportedProgram, count: int) -> None:
-    """Give the calling convention the trace: ``(original outputs, (trace, …))``."""
+def _extend_specs(exported: ExportedProgram, count: int, inputs: list[str]) -> None:
+    """Give the calling convention the trace: ``(original outputs, (trace, …))``, and inputs."""
     entry = exported.module_call_graph[0]
     if not count or entry.signature is None:
         return
@@ -234,4 +244,11 @@ def _extend_out_spec(exported: ExportedProgram, count: int) -> None:
     signature: Any = entry.signature
     original = pytree.tree_unflatten([0] * signature.out_spec.num_leaves, signature.out_spec)
     signature.out_spec = pytree.tree_structure((original, (0,) * count))
+    if inputs:
+        leaves = [0] * signature.in_spec.num_leaves
+        args, kwargs = pytree.tree_unflatten(leaves, signature.in_spec)
+        signature.in_spec = pytree.tree_structure((args, {**kwargs, **dict.fromkeys(inputs, 0)}))
+        exported._example_inputs = None
+        if signature.forward_arg_names is not None:
+            signature.forward_arg_names = [*signature.forward_arg_names, *inputs]
     exported._module_call_graph = [entry, *exported.module_call_graph[1:]]

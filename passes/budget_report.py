@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.ir.facts import Facts
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import Applied
 from tokopt.passes.budget import row_count, spent, tower_rows, visual_rows
@@ -73,8 +74,9 @@ def report_budget(facts: Facts, plan: Plan) -> BudgetReport:
 def report_work(original: ExportedProgram, applied: Applied, inputs: Mapping[str, Tensor]) -> Work:
     """Return what a rewritten program does; ``inputs`` by name give free sizes their values."""
     added = frozenset().union(*applied.inserted)
+    before, inputs = inputs, with_memory(applied.memory, inputs)
     return Work(
-        2 * count_macs(original, inputs),
+        2 * count_macs(original, before),
         2 * count_macs(applied.exported, inputs, added),
         stage_costs(applied.exported, applied.inserted, inputs),
     )
