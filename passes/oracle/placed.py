@@ -16,6 +16,7 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
 
 
@@ -45,8 +46,8 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``; ``ahead`` the layer
-    behind the site, where the method reads that.
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, of ``images``; ``ahead`` the layer behind the site, where the method reads that.
     """
 
     stage: Stage
@@ -59,6 +60,12 @@ class PlacedStage:
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
     ahead: tuple[Layer, Attention] | None = None
+    number: int = 0
+
+    @property
+    def remembers(self) -> dict[str, str]:
+        """The inputs that hold what the method remembers, each with the method's own name."""
+        return {memory_name(self.number, name): name for name in self.method.state}
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -103,9 +110,8 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
-        placed.append(
-            PlacedStage(stage, stack, site, method, before, same, layers, feeder, images, ahead)
-        )
+        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead)
+        placed.append(PlacedStage(*place, number=len(placed)))
     return placed
 
 

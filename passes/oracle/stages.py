@@ -41,12 +41,15 @@ class Stages:
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
         places: Mapping[str, Places],
+        state: Mapping[str, Tensor],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
         self.original, self.places = original, places
+        self.state: Mapping[str, Tensor] = state
+        self.kept: dict[str, Tensor] = {}
         self.seen: Mapping[fx.Node, Any] = {}
         self.peek: Callable[[set[fx.Node], fx.Node, Tensor], Mapping[fx.Node, Any]]
         self.choices: dict[int, Choice] = {}
@@ -88,6 +91,10 @@ class Stages:
             seen = {**self.seen, **self.peek(watched(attention), site.value, value)}
             reader = TapReader(self.dims, seen, rows.lead, left)
             taps = replace(taps, ahead=reader.layer(layer, attention))
+        if placed.remembers:
+            held = {n: self.state[key] for key, n in placed.remembers.items() if key in self.state}
+            numbers = (visual.long().cumsum(1) - 1).gather(1, left)
+            taps = replace(taps, state=held, numbers=numbers)
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
@@ -107,6 +114,10 @@ class Stages:
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+        if placed.method.remember is not None:
+            stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+            kept = placed.method.remember(taps, stay)
+            self.kept.update({key: kept[name] for key, name in placed.remembers.items()})
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
