@@ -46,7 +46,8 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if it does, of ``images``.
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, of ``images``.
     """
 
     stage: Stage
