@@ -24,7 +24,16 @@ CASES = [
 ]
 WEIGHS_PAIRS = {"mmtok"}
 """Gains are sums over all rows for every token: nothing smaller than the square holds them."""
-READS_POSITION = {"stc", "random", "stride", "visionzip", "downsample", "vflowopt", "hiprune", "holov"}
+READS_POSITION = {
+    "stc",
+    "random",
+    "stride",
+    "visionzip",
+    "downsample",
+    "vflowopt",
+    "hiprune",
+    "holov",
+}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
