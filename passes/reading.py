@@ -20,6 +20,7 @@ from tokopt.ir.lengths import is_one
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.ahead import read_ahead
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
@@ -76,6 +77,7 @@ def read_site(
     memory = {name: operands.slot(node) for name, node in kept.items()}
     numbers = visual_numbers(operands, stack, state) if memory else None
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    ahead = read_ahead(work, operands, stack, site, method, lead)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -101,6 +103,7 @@ def read_site(
             entry=entry(given),
             places=places(given, candidates),
             tower=tower(given, candidates),
+            ahead=ahead(given),
             options=stage.options,
             numbers=None if numbers is None else numbers(given, candidates),
             state={name: slot(given) for name, slot in memory.items()},

@@ -81,7 +81,7 @@ def run_oracle(
     where = places_of(facts, plan, methods)
     stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where, state)
     marking = MaskedInterpreter(facts, stages.visits, stages.watched)
-    stages.seen = marking.seen
+    stages.seen, stages.peek = marking.seen, marking.peek
     outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):
         raise InternalError("a stage's site was never reached")

@@ -47,7 +47,7 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
-    it does, of ``images``.
+    it does, of ``images``; ``ahead`` the layer behind the site, where the method reads that.
     """
 
     stage: Stage
@@ -59,6 +59,7 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
+    ahead: tuple[Layer, Attention] | None = None
     number: int = 0
 
     @property
@@ -71,7 +72,8 @@ class PlacedStage:
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
+            above = self.feeder[0].stack.layers
+            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
             nodes |= self.images
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
@@ -107,11 +109,16 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         feeder = feeders.get(stage.site)
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
-        number = len(placed)
-        placed.append(
-            PlacedStage(stage, stack, site, method, before, same, layers, feeder, images, number)
-        )
+        ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead)
+        placed.append(PlacedStage(*place, number=len(placed)))
     return placed
+
+
+def _ahead(stack: TokenStack, site: Site) -> tuple[Layer, Attention] | None:
+    layer = next((x for x in stack.stack.layers if x.depth == site.depth), None)
+    attention = None if layer is None or stack.stack.cross else tapped(layer, site.tokens)
+    return None if layer is None or attention is None else (layer, attention)
 
 
 def _check(stage: Stage, site: Site) -> None:
