@@ -34,6 +34,7 @@ from tokopt.passes.series import Series
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
 from tokopt.passes.tower_tap import feeders_of
+from tokopt.passes.weighing import weigh_layers
 from tokopt.passes.workspace import Workspace
 
 TRACE = "trace"
@@ -88,6 +89,10 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
+            if state.sizes is not None:
+                later = (s.depth for other, _, _, s in stages if other is stack)
+                behind = min((d for d in later if d > site.depth), default=len(stack.stack.layers))
+                weigh_layers(work, stack, range(site.depth, behind), cut.lead, state.sizes)
         for role, arrival in fed[id(run)].items():
             if arrival.holes:
                 dropped[role] = arrival.rows(state.visual // stages[-1][3].group)

@@ -70,6 +70,7 @@ def read_site(
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    sizes = operands.maybe(state.sizes)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -96,6 +97,7 @@ def read_site(
             places=places(given, candidates),
             tower=tower(given, candidates),
             options=stage.options,
+            sizes=_sizes(method, candidates, sizes(given)),
         )
         return taps, known
 
@@ -235,6 +237,13 @@ def _placed(
         return whole.seen(torch.where(candidates.unsqueeze(-1), shown, -1))
 
     return places
+
+
+def _sizes(method: Method, candidates: Tensor, now: Tensor | None) -> Tensor | None:
+    """Return how many rows each row stands for: one, until rows were merged."""
+    if method.weigh is None:
+        return None
+    return torch.ones(candidates.shape, device=candidates.device) if now is None else now
 
 
 def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None:

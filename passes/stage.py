@@ -23,7 +23,7 @@ from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
-from tokopt.passes.scoring import combine_rows, score_rows
+from tokopt.passes.scoring import combine_rows, score_rows, weigh_rows
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -59,12 +59,14 @@ def insert_stage(
         index = _select(work, stack, site, state, scores, total, lead)
         stream = _stream_rows(work, stack, site, state, index, scores)
         short = combine_rows(work, reading, method, stream) if method.combine else None
+        weighed = weigh_rows(work, reading, method, stream) if method.weigh else None
         kept, stayed = _follow(work, site, state, stream, scores)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
     if short is not None:
         cut.replace_value(short)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
+    state.sizes = state.sizes if weighed is None else weighed
     return Inserted(kept, scores), cut
 
 
@@ -73,7 +75,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried = [], {}
+    state.cuts, state.carried, state.sizes = [], {}, None
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -196,6 +198,8 @@ def _follow(
         origin = work.call(aten.gather.default, state.origin, 1, stream)
     if state.mask is not None:
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
+    if state.sizes is not None:
+        state.sizes = work.call(aten.gather.default, state.sizes, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
     state.cuts.append((site.depth, stream))

@@ -95,7 +95,8 @@ class Taps:
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
     need it.  ``count`` is the number of visual rows there are now.  ``options`` are the stage's own
-    settings.
+    settings.  ``sizes`` is how many original rows each row stands for, fp32 ``[B, N]``; None where
+    the method does not weigh rows.
     """
 
     layers: Sequence[LayerTap]
@@ -114,6 +115,12 @@ class Taps:
     tower: TowerTap | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    sizes: Tensor | None = None
+
+    def want_sizes(self) -> Tensor:
+        """Return how many rows each row stands for; only a method that weighs them has that."""
+        assert self.sizes is not None
+        return self.sizes
 
     def want_text(self, method: str) -> Tensor:
         """Return which rows are text, or refuse where there is no prompt."""
@@ -169,6 +176,13 @@ which nothing is folded come out as they went in, bit for bit.
 """
 
 
+Weigh = Callable[[Taps, Tensor], Tensor]
+"""``(taps, stay) -> [B, K]`` fp32: how many original rows each row that stays stands for.
+
+From there on attention of the stack counts a key that often: the logarithm joins its logits.
+"""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a schedule is made for: a stack of ``layers`` layers with ``count`` visual rows.
@@ -206,7 +220,7 @@ class Method:
     ``"tower"`` (the tower that feeds a decoder).
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
-    recycling); None: nothing.
+    recycling); None: nothing.  ``weigh``: how many rows each of them stands for; None: one.
     """
 
     name: str
@@ -218,4 +232,5 @@ class Method:
     calibrated: frozenset[str] = frozenset()
     notes: str = ""
     combine: Combine | None = None
+    weigh: Weigh | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)

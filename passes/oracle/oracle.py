@@ -76,7 +76,7 @@ def run_oracle(
     reach = {p.site.name: facts.reach(p.site) for p in placed}
     where = places_of(facts, plan, methods)
     stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where)
-    marking = MaskedInterpreter(facts, stages.visits, stages.watched)
+    marking = MaskedInterpreter(facts, stages.visits, stages.watched, around=stages.standing.around)
     stages.seen = marking.seen
     outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):

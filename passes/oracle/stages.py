@@ -18,6 +18,7 @@ from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
+from tokopt.passes.oracle.standing import Standing
 from tokopt.passes.oracle.taps import TapReader
 from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
@@ -48,6 +49,7 @@ class Stages:
         self.original, self.places = original, places
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
+        self.standing = Standing(placed, dims)
         nodes = {p.site.value for p in placed}
         self.visits: dict[fx.Node, Callable[[Tensor], Tensor]] = {
             node: partial(self._visit, node) for node in nodes
@@ -100,6 +102,9 @@ class Stages:
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+        if placed.method.weigh is not None:
+            sizes = _weighed(placed.method, taps, left, after)
+            self.standing.put(placed.stack.role, sizes, rows.lead)
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
@@ -147,7 +152,7 @@ class Stages:
         visual: int,
     ) -> Taps:
         """Return what the method reads: rows ``left`` ``[B, K]``, ``visual`` of them visual."""
-        reader = TapReader(self.dims, self.seen, rows.lead, left)
+        reader = TapReader(self.dims, self.seen, rows.lead, left, self.standing.weights)
         same, text = placed.same, None
         if placed.padding:
             first = placed.stack.stack.layers[0].attention[0]
@@ -158,6 +163,9 @@ class Stages:
         if "entry" in placed.method.needs:
             entered = rows.items(self.seen[placed.stack.sites[0].value])
             entry = entered.gather(1, left[..., None].expand(-1, -1, entered.shape[-1]))
+        sizes = self.standing.of(placed.stack.role)
+        if sizes is None:
+            sizes = torch.ones(alive.shape)
         return Taps(
             layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
             layer_count=len(placed.stack.stack.layers),
@@ -173,6 +181,7 @@ class Stages:
             text=text,
             entry=entry,
             options=placed.stage.options,
+            sizes=sizes.gather(1, left) if placed.method.weigh is not None else None,
         )
 
     def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
@@ -211,6 +220,19 @@ def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Te
         raise InternalError(f"{method.name} made rows of shape {tuple(made.shape)}")
     for item, rows in enumerate(left.gather(1, stay)):
         whole[item, rows] = made[item].to(items.dtype)
+    return whole
+
+
+def _weighed(method: Method, taps: Taps, left: Tensor, after: Tensor) -> Tensor:
+    """Return how many rows each row that stays stands for, ``[B, N]``; 1 at those that are gone."""
+    assert method.weigh is not None
+    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+    made = method.weigh(taps, stay)
+    if made.shape != stay.shape:
+        raise InternalError(f"{method.name} weighs rows in the shape {tuple(made.shape)}")
+    whole = torch.ones(after.shape)
+    for item, rows in enumerate(left.gather(1, stay)):
+        whole[item, rows] = made[item].float()
     return whole
 
 
