@@ -30,6 +30,7 @@ from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.asked import check_options
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import places_of
+from tokopt.passes.rewriting import asked_rewrites, rewrite_layers
 from tokopt.passes.series import Series
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
@@ -63,12 +64,13 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
     feeders = feeders_of(work.facts, plan, methods)
+    asked = asked_rewrites(work.facts, plan)
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
         kept, boundary = dropped.get(head.role), head.boundary
         stages = [(stack, *member) for stack, members in run for member in members]
-        if not stages and kept is None:
+        if not stages and kept is None and all(one.stack is not head for one in asked):
             continue
         series = Series(work, plan.outputs)
         values = [site.value for _, _, _, site in stages]
@@ -80,6 +82,9 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head
+        first = min((site.depth for stack, _, _, site in stages if stack is head), default=None)
+        before = range(len(head.stack.layers) if first is None else first)
+        rewrite_layers(work, asked, head, before, state, series.behind)
         for stack, position, stage, site in stages:
             if stack is not current:
                 enter_stack(work, current, stack, state)
@@ -89,10 +94,12 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
             inserted[position] = trace
             series.make(cut)
+            later = (s.depth for other, _, _, s in stages if other is stack)
+            end = min((d for d in later if d > site.depth), default=len(stack.stack.layers))
+            layers = range(site.depth, end)
             if state.sizes is not None:
-                later = (s.depth for other, _, _, s in stages if other is stack)
-                behind = min((d for d in later if d > site.depth), default=len(stack.stack.layers))
-                weigh_layers(work, stack, range(site.depth, behind), cut.lead, state.sizes)
+                weigh_layers(work, stack, layers, cut.lead, state.sizes)
+            rewrite_layers(work, asked, stack, layers, state, series.behind)
         for role, arrival in fed[id(run)].items():
             if arrival.holes:
                 dropped[role] = arrival.rows(state.visual // stages[-1][3].group)

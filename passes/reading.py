@@ -58,7 +58,7 @@ def read_site(
 ) -> Reading:
     """Return what a stage's method reads; values that are not in the graph yet are inserted."""
     operands, needs = Operands(), method.needs
-    view, visual = _view(work, stack, site, state), state.visual
+    view, visual = stream_view(work, stack, site, state), state.visual
     value, mask = operands.slot(site.value), operands.maybe(state.mask)
     earlier, since = state.carried.get(stage.method, (None, 0))
     carried = operands.maybe(earlier)
@@ -255,7 +255,7 @@ def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None
     return left
 
 
-def _view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> StreamView:
+def stream_view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> StreamView:
     """Return how to see the stream at a site as ``[B, N, C]``, and back."""
     axes = work.axes[site.value]
     features = max(d for d in range(len(axes)) if d != site.dim)

@@ -57,7 +57,7 @@ def inserted(program: Program, plan: Plan) -> PassResult:
             expected="a program as it was exported",
             hint="put all stages into one plan: apply-plan{file=plan.toml}",
         )
-    if not plan.stages:
+    if not plan.stages and not plan.attention:
         return PassResult(program, modified=False, remarks=("the plan has no stage",))
     applied = apply_plan(program.main, plan, find_method)
     added = len(applied.exported.graph.nodes) - len(program.main.graph.nodes)

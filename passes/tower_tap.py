@@ -81,6 +81,8 @@ def read_tower(
     recipe = tap_recipe(tower.stack.layers[-1], work.facts.dims, lead)
     assert recipe is not None
     layer = operands.slots(recipe.nodes)
+    entering = tap_recipe(tower.stack.layers[0], work.facts.dims, lead)
+    first = operands.slots([] if entering is None else entering.nodes)
     name = site.name.replace(":", "_")
     units = end.groups()
     members = torch.argsort(units, stable=True).reshape(int(units.max()) + 1, -1)
@@ -112,6 +114,7 @@ def read_tower(
         seen, at, patches = pixels(given), where(given), None
         if seen is not None and at is not None and places is not None:
             patches = grey_patches(seen, places.seen(at), front, width)
-        return TowerTap(tap, tower.relay, inside, arrive, patches)
+        began = None if entering is None else entering.build(first(given))
+        return TowerTap(tap, tower.relay, inside, arrive, patches, began)
 
     return build

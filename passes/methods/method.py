@@ -59,6 +59,7 @@ class TowerTap:
     row (newlines), 0 at rows that are no candidates.  ``rows`` says which tower rows can arrive,
     bool ``[1, N of the tower]``.  ``patches`` are the grey values (mean over channels) that each
     row was made of, ``[I, N of the tower, P]``, 0 at learned rows; None where that is not known.
+    ``first`` is the first layer, None where it attends in windows.
     """
 
     layer: LayerTap
@@ -66,6 +67,7 @@ class TowerTap:
     rows: Tensor
     arrive: Callable[[Tensor, float], Tensor]
     patches: Tensor | None = None
+    first: LayerTap | None = None
 
     def want_patches(self, method: str) -> Tensor:
         """Return the pixels of each row, or refuse where the graph does not tell."""

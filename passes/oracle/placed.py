@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
+from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
@@ -45,7 +46,7 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``.
+    ``feeder`` is the tower that the method reads, if it does, off the values of ``tower``.
     """
 
     stage: Stage
@@ -56,15 +57,14 @@ class PlacedStage:
     same: int | None
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
-    images: frozenset[fx.Node] = frozenset()
+    tower: frozenset[fx.Node] = frozenset()
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
-            nodes |= self.images
+            nodes |= self.tower
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
@@ -76,6 +76,14 @@ class PlacedStage:
             return set()
         first = self.stack.stack.layers[0].attention[0]
         return watched(first) | {first.node}
+
+
+def tower_nodes(feeder: Feeder, dims: Dims) -> frozenset[fx.Node]:
+    """Return the nodes whose values a tower's tap is made of."""
+    tower = feeder[0]
+    image = image_of(dims, tower.tokens)
+    ends = (tower.stack.layers[0].attention[0], tower.stack.layers[-1].attention[0])
+    return frozenset({*([] if image is None else [image]), *watched(ends[0]), *watched(ends[1])})
 
 
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
@@ -97,9 +105,8 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
         feeder = feeders.get(stage.site)
-        image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
-        images = frozenset({image} if image is not None else ())
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, images))
+        tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
+        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, tower))
     return placed
 
 

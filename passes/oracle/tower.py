@@ -59,7 +59,11 @@ def tower_tap(
     patches = None
     if image is not None and places is not None:
         patches = _patches(seen[image], places, front, shape[1])
-    return TowerTap(tap, tower.relay, inside, arrive, patches)
+    first = None
+    if not tower.stack.layers[0].windowed:
+        entering = tower.stack.layers[0]
+        first = TapReader(dims, seen, lead, every).layer(entering, entering.attention[0])
+    return TowerTap(tap, tower.relay, inside, arrive, patches, first)
 
 
 def _patches(image: Tensor, places: Places, front: int, rows: int) -> Tensor:
