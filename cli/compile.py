@@ -88,6 +88,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "stages": [vars(stage) for stage in compiled.plan.stages],
+        "attention": [vars(entry) for entry in compiled.plan.attention],
         "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
@@ -107,6 +108,8 @@ def show_table(compiled: Compiled) -> None:
         role = stage.site.partition(":")[0]
         count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
         plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+    for entry in compiled.plan.attention:
+        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "")
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )

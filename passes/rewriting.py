@@ -129,6 +129,7 @@ def _rewrite(
     marked = operands.maybe(marks)
     view = stream_view(work, one.stack, site, state)
     layout = layout_of(node, work.facts.dims, lead, -2, -1)
+    stored = _stored(node)
 
     def rewritten(*given: Tensor) -> Tensor:
         tap, before, candidates = recipe.build(own(given)), old(given), visual(given)
@@ -143,9 +144,9 @@ def _rewrite(
         made = made.to(before.dtype)
         if rewrite.rows == "last":
             index = at.unsqueeze(1).unsqueeze(-1).expand(-1, shown.shape[1], -1, shown.shape[3])
-            return layout.put(shown.scatter(2, index, made), before)
+            return stored(layout.put(shown.scatter(2, index, made), before))
         asked = rows_behind(candidates).unsqueeze(1).unsqueeze(-1)
-        return layout.put(torch.where(asked, made, shown), before)
+        return stored(layout.put(torch.where(asked, made, shown), before))
 
     with work.graph.inserting_before(node.next):
         users = list(node.users)
@@ -160,6 +161,19 @@ def _mixed(weights: Tensor, value: Tensor) -> Tensor:
     heads = value.shape[1]
     grouped = weights.unflatten(1, (heads, weights.shape[1] // heads))
     return torch.matmul(grouped, value.float().unsqueeze(2)).flatten(1, 2)
+
+
+def _stored(node: fx.Node) -> Callable[[Tensor], Tensor]:
+    """Return how to store a value in the order of dims that ``node`` has: views rely on it."""
+    strides = [s if isinstance(s, int) else s.node.hint or 0 for s in node.meta["val"].stride()]
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    back = [order.index(dim) for dim in range(len(order))]
+
+    def stored(value: Tensor) -> Tensor:
+        ordered = value.permute(order)
+        return ordered.clone(memory_format=torch.contiguous_format).permute(back)
+
+    return stored
 
 
 def _present(node: fx.Node | None) -> fx.Node:

@@ -65,7 +65,10 @@ def inserted(program: Program, plan: Plan) -> PassResult:
         program.with_main(applied.exported),
         modified=True,
         statistics={"stages": len(plan.stages), "nodes added": added},
-        remarks=tuple(f"{s.method} keeps {s.keep} rows at {s.site}" for s in plan.stages),
+        remarks=(
+            *(f"{s.method} keeps {s.keep} rows at {s.site}" for s in plan.stages),
+            *(f"{a.method} rewrites attention from {a.site} on" for a in plan.attention),
+        ),
     )
 
 

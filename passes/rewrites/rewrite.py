@@ -66,13 +66,19 @@ class Rewrite:
     tower: bool = False
 
     def settings(self, options: Mapping[str, int | float | str]) -> Mapping[str, int | float | str]:
-        """Return all options; raises ``InputError`` for one that the rewrite does not have."""
-        for name in options:
+        """Return all options.
+
+        Raises ``InputError`` for one that the rewrite does not have, or of another type.
+        """
+        for name, value in options.items():
             if name not in self.options:
                 raise InputError(
                     f"{self.name} has no option {name!r}",
                     expected="one of " + ", ".join(self.options),
                 )
+            if isinstance(value, str) != isinstance(self.options[name], str):
+                what = "a text" if isinstance(self.options[name], str) else "a number"
+                raise InputError(f"{self.name}: {name} = {value!r}", expected=what)
         return {**self.options, **options}
 
 
