@@ -107,7 +107,8 @@ def show_table(compiled: Compiled) -> None:
     for stage in compiled.plan.stages:
         role = stage.site.partition(":")[0]
         count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
-        plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+        site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
+        plan.add_row(site, stage.method, str(stage.keep), str(count))
     for entry in compiled.plan.attention:
         plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "")
     rows = Table(

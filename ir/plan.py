@@ -23,12 +23,14 @@ class Stage:
 
     ``site`` is ``role:depth`` or ``role:end``; ``keep`` the visual rows of that stack's stream that
     stay (protected rows and text are not counted); ``options`` are the method's own settings.
+    ``until``: the later site of the same stack where the rows that went come back, if they do.
     """
 
     site: str
     method: str
     keep: int
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Plan:
         for stage in self.stages:
             lines += ["", "[[stage]]", f"site = {_quoted(stage.site)}"]
             lines += [f"method = {_quoted(stage.method)}", f"keep = {stage.keep}"]
+            lines += [] if stage.until is None else [f"until = {_quoted(stage.until)}"]
             lines += _option_lines(stage.options)
         for entry in self.attention:
             lines += ["", "[[attention]]", f"site = {_quoted(entry.site)}"]
@@ -126,6 +129,7 @@ def _stage(data: Any, where: str) -> Stage:
         _typed(data, "method", (str,), ..., where),
         _typed(data, "keep", (int,), ..., where),
         _typed(data, "options", (dict,), {}, where),
+        _typed(data, "until", (str,), None, where),
     )
     if stage.keep < 1:
         raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")

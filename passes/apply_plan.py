@@ -32,6 +32,7 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import places_of
 from tokopt.passes.rewriting import asked_rewrites, rewrite_layers
 from tokopt.passes.series import Series
+from tokopt.passes.slow_path import insert_slow_path
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
 from tokopt.passes.tower_tap import feeders_of
@@ -59,7 +60,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     inserted: dict[int, Inserted] = {}
     dropped: dict[str, int] = {}
     runs = _runs(work.facts, plan, methods)
-    fed = {id(run): _fed(work.facts, run) for run in runs}
+    fed = {id(run): {} if _come_back(run) else _fed(work.facts, run) for run in runs}
     sites = [site for run in runs for _, members in run for _, _, site in members]
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
@@ -71,6 +72,14 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         kept, boundary = dropped.get(head.role), head.boundary
         stages = [(stack, *member) for stack, members in run for member in members]
         if not stages and kept is None and all(one.stack is not head for one in asked):
+            continue
+        if _come_back(run):
+            _refuse_beside(stages, shortened=kept is not None)
+            ((_, position, stage, site),) = stages
+            state = _initial(work, head, [site])
+            state.reach, state.places, state.entry = reach, places, head.sites[0].value
+            method = methods(stage.method)
+            inserted[position] = insert_slow_path(work, head, site, stage, method, state, plan.seed)
             continue
         series = Series(work, plan.outputs)
         values = [site.value for _, _, _, site in stages]
@@ -108,6 +117,21 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
 
 Members = list[tuple[int, Stage, Site]]
 Run = list[tuple[TokenStack, Members]]
+
+
+def _come_back(run: Run) -> bool:
+    """Return whether rows that go in a run come back in it."""
+    return any(stage.until is not None for _, members in run for _, stage, _ in members)
+
+
+def _refuse_beside(stages: list[tuple[TokenStack, int, Stage, Site]], *, shortened: bool) -> None:
+    """Refuse a stage whose rows come back where other stages shorten the same stack."""
+    names = " and ".join(site.name for _, _, _, site in stages)
+    if shortened or len(stages) > 1:
+        raise UnsupportedError(
+            f"rows come back in a stack that other stages shorten: {names}",
+            expected="no other stage in that stack, nor in one that feeds it",
+        )
 
 
 def _runs(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[Run]:

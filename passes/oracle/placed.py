@@ -16,6 +16,7 @@ from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.tower_tap import Feeder, feeders_of
 
@@ -47,6 +48,7 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``feeder`` is the tower that the method reads, if it does, off the values of ``tower``.
+    ``end`` is where the rows that went come back, if they do.
     """
 
     stage: Stage
@@ -58,6 +60,7 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     tower: frozenset[fx.Node] = frozenset()
+    end: Site | None = None
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -104,9 +107,13 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         )
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
+        end = None if stage.until is None else facts.find_site(stage.until)[1]
+        method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
         tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, tower))
+        placed.append(
+            PlacedStage(stage, stack, site, method, before, same, layers, feeder, tower, end)
+        )
     return placed
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.places import Places
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.oracle.away import Away, came_back
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
@@ -50,7 +52,8 @@ class Stages:
         self.seen: Mapping[fx.Node, Any] = {}
         self.choices: dict[int, Choice] = {}
         self.standing = Standing(placed, dims)
-        nodes = {p.site.value for p in placed}
+        self.away: dict[int, Away] = {}
+        nodes = {p.site.value for p in placed} | {p.end.value for p in placed if p.end}
         self.visits: dict[fx.Node, Callable[[Tensor], Tensor]] = {
             node: partial(self._visit, node) for node in nodes
         }
@@ -60,7 +63,14 @@ class Stages:
         for index, placed in enumerate(self.placed):
             if placed.site.value is node:
                 value = self._run(index, placed, value)
+            if placed.end is not None and placed.end.value is node:
+                value = self._back(index, placed.end, value)
         return value
+
+    def _back(self, index: int, end: Site, value: Tensor) -> Tensor:
+        """Return the value at a later site with the rows back that a stage sent away."""
+        rows = stream_rows(self.dims, end.value, end.dim, end.tokens, self.sizes)
+        return rows.replaced(value, came_back(self.away[index], rows.items(value)))
 
     def _run(self, index: int, placed: PlacedStage, value: Tensor) -> Tensor:
         """Run one stage on its site's value; return it with the dropped rows marked."""
@@ -102,6 +112,8 @@ class Stages:
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+        if placed.end is not None:
+            self.away[index] = Away(items, rows.items(value), after, candidates & ~lost, raw)
         if placed.method.weigh is not None:
             sizes = _weighed(placed.method, taps, left, after)
             self.standing.put(placed.stack.role, sizes, rows.lead)

@@ -57,7 +57,7 @@ def packs(family: str) -> tuple[str, ...]:
 
 
 REWRITING = [
-    ("llava", "decoder:1 paint, decoder:2 fastv 9"),
+    ("llava", "vision:1>vision:end divprune 9, decoder:1 paint, decoder:2 fastv 9"),
     ("qwen", "decoder:1 var tau=2.5 summ=0.05"),
 ]
 CASES = [(family, text) for family in ("llava", "qwen", "dino") for text in packs(family)]
