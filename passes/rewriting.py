@@ -64,7 +64,7 @@ def _asked(facts: Facts, plan: Plan, entry: Attending) -> Asked:
         )
     if sum(facts.find_site(other.site)[0] is stack for other in plan.attention) > 1:
         raise InputError(f"the attention of {stack.role} is rewritten twice")
-    feeder = feeder_of(facts, stack, rewrite.name) if rewrite.tower else None
+    feeder = feeder_of(facts, stack, rewrite.name) if "tower" in rewrite.needs else None
     for stage in plan.stages:
         if feeder is not None and facts.find_site(stage.site)[0] is feeder[0]:
             raise UnsupportedError(

@@ -68,6 +68,7 @@ def insert_slow_path(
     method: Method,
     state: StackState,
     seed: int,
+    position: int,
 ) -> Inserted:
     """Insert a stage whose rows come back at ``stage.until``; return its trace."""
     if method.combine is not None:
@@ -75,7 +76,7 @@ def insert_slow_path(
     end = path_end(work.facts, stage)
     region = inner_region(work.facts, work.graph, site, end)
     whole_view, front, count = stream_view(work, stack, site, state), stack.protected, state.visual
-    trace, cut = insert_stage(work, stack, site, stage, represented(method), state, seed)
+    trace, cut = insert_stage(work, stack, site, stage, represented(method), state, seed, position)
     short_view = stream_view(work, stack, site, state)
     cut.shorten(region)
     entered = cut.after(site).value

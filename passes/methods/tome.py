@@ -106,6 +106,8 @@ METHOD = Method(
     schedule=schedule,
     needs=frozenset({"layers"}),
     notes="merges the most similar pairs in every layer; attention counts what rows are made of",
+    licence="CC BY-NC 4.0: non-commercial",
+    cost="O(N²)",
     combine=combine,
     weigh=weigh,
 )

@@ -18,6 +18,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
 
 
@@ -47,8 +48,9 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, off the values of ``tower``.
-    ``end`` is where the rows that went come back, if they do.
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, off the values of ``tower``; ``ahead`` the layer behind the site, where the method
+    reads that.  ``end`` is where the rows that went come back, if they do.
     """
 
     stage: Stage
@@ -60,7 +62,14 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     tower: frozenset[fx.Node] = frozenset()
+    ahead: tuple[Layer, Attention] | None = None
     end: Site | None = None
+    number: int = 0
+
+    @property
+    def remembers(self) -> dict[str, str]:
+        """The inputs that hold what the method remembers, each with the method's own name."""
+        return {memory_name(self.number, name): name for name in self.method.state}
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -111,10 +120,16 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
         tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
-        placed.append(
-            PlacedStage(stage, stack, site, method, before, same, layers, feeder, tower, end)
-        )
+        ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
+        placed.append(PlacedStage(*place, number=len(placed)))
     return placed
+
+
+def _ahead(stack: TokenStack, site: Site) -> tuple[Layer, Attention] | None:
+    layer = next((x for x in stack.stack.layers if x.depth == site.depth), None)
+    attention = None if layer is None or stack.stack.cross else tapped(layer, site.tokens)
+    return None if layer is None or attention is None else (layer, attention)
 
 
 def _check(stage: Stage, site: Site) -> None:

@@ -88,5 +88,7 @@ REWRITE = Rewrite(
     neutral={"alpha": 0.0, "beta": 0.0},
     notes="the last row looks harder at what the tower's class token looks at",
     mark=mark,
-    tower=True,
+    needs=frozenset({"layers", "tower"}),
+    licence="not looked up",
+    cost="O(N)",
 )

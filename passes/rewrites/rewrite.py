@@ -50,7 +50,8 @@ class Rewrite:
     1.  ``rows``: it changes that of the last row of the prompt (``"last"``; padding is none), or
     of all rows behind the last visual one (``"behind"``; all are asked).  ``mark`` is computed
     once for layers that have the same rows.  ``first`` is the published first layer.
-    ``neutral``: options under which nothing changes.  ``tower``: whether ``mark`` reads it.
+    ``neutral``: options under which nothing changes.  ``needs``, ``licence`` and ``cost`` are as in
+    ``Method``; ``mark`` may read the tower where it needs ``"tower"``.
     """
 
     name: str
@@ -63,7 +64,9 @@ class Rewrite:
     neutral: Mapping[str, int | float | str]
     notes: str
     mark: Callable[[Marking], Tensor] | None = None
-    tower: bool = False
+    needs: frozenset[str] = frozenset({"layers"})
+    licence: str = ""
+    cost: str = ""
 
     def settings(self, options: Mapping[str, int | float | str]) -> Mapping[str, int | float | str]:
         """Return all options.

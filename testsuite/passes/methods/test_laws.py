@@ -33,6 +33,8 @@ READS_POSITION = {
     "hiprune",
     "holov",
     "tome",
+    "hired",
+    "visiondrop",
 }
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
