@@ -21,10 +21,10 @@ from tokopt.ir.layout import layout_of, lead_axes
 from tokopt.ir.plan import Attending, Plan
 from tokopt.ir.sites import Site
 from tokopt.passes.operands import Operands
-from tokopt.passes.reading import stream_view
 from tokopt.passes.rewrites.registry import find_rewrite
 from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite, last_rows, rows_behind
 from tokopt.passes.stack_state import StackState
+from tokopt.passes.stream_view import stream_view
 from tokopt.passes.taps import tap_recipe
 from tokopt.passes.tower_tap import Feeder, feeder_of, read_tower
 from tokopt.passes.workspace import Workspace

@@ -19,9 +19,9 @@ from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.representative import last_chosen, represented, returned
-from tokopt.passes.reading import stream_view
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, insert_stage
+from tokopt.passes.stream_view import stream_view
 from tokopt.passes.workspace import Workspace
 
 

@@ -17,6 +17,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.away import Away, came_back
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
+from tokopt.passes.oracle.made import combined, weighed
 from tokopt.passes.oracle.placed import Choice, PlacedStage
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
@@ -125,11 +126,11 @@ class Stages:
         after = alive & stay
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
         if placed.method.combine is not None:
-            value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+            value = rows.replaced(value, combined(placed.method, taps, items, left, after))
         if placed.end is not None:
             self.away[index] = Away(items, rows.items(value), after, candidates & ~lost, raw)
         if placed.method.weigh is not None:
-            sizes = _weighed(placed.method, taps, left, after)
+            sizes = weighed(placed.method, taps, left, after)
             self.standing.put(placed.stack.role, sizes, rows.lead)
         if placed.method.remember is not None:
             stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
@@ -238,32 +239,6 @@ def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) ->
             if bool(candidates[item, at]):
                 table[item, at] = places.table[numbers[row]]
     return places.seen(table)
-
-
-def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Tensor) -> Tensor:
-    """Return ``[B, N, C]`` with the rows that stay as the method leaves them."""
-    whole = items.clone()
-    assert method.combine is not None
-    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
-    made = method.combine(taps, stay)
-    if made.shape != (*stay.shape, items.shape[-1]):
-        raise InternalError(f"{method.name} made rows of shape {tuple(made.shape)}")
-    for item, rows in enumerate(left.gather(1, stay)):
-        whole[item, rows] = made[item].to(items.dtype)
-    return whole
-
-
-def _weighed(method: Method, taps: Taps, left: Tensor, after: Tensor) -> Tensor:
-    """Return how many rows each row that stays stands for, ``[B, N]``; 1 at those that are gone."""
-    assert method.weigh is not None
-    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
-    made = method.weigh(taps, stay)
-    if made.shape != stay.shape:
-        raise InternalError(f"{method.name} weighs rows in the shape {tuple(made.shape)}")
-    whole = torch.ones(after.shape)
-    for item, rows in enumerate(left.gather(1, stay)):
-        whole[item, rows] = made[item].float()
-    return whole
 
 
 def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:
