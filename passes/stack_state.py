@@ -25,7 +25,8 @@ class StackState:
     anywhere (``Facts.reach``); ``places``: by site, where its rows come from; ``feeders``: by site,
     the tower that a method reads: all found before anything was rewritten.  ``entry``: the stream
     as the stack's first layer reads it; ``written`` (decoders): the mask of visual rows as the
-    merge wrote them.
+    merge wrote them.  ``sizes``: how many original rows each row stands for, fp32 ``[B, N]``; None
+    until a method merges rows that weigh.
     """
 
     rows: Count
@@ -39,3 +40,4 @@ class StackState:
     feeders: Mapping[str, tuple[TokenStack, Site, Arrival]] = field(default_factory=dict)
     entry: fx.Node | None = None
     written: fx.Node | None = None
+    sizes: fx.Node | None = None
