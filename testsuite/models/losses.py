@@ -5,14 +5,15 @@ of the digit in it, and CLS must list the digits and colours present.  Without i
 learn in minutes; with it information stays in its patch and CLS attends to the digits.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from testsuite.models.canvas import GRID, TOKENS, Scenes
 from testsuite.models.digits import BOS, COLOUR, NUMBER, QUADRANT, TEXT
-from testsuite.models.model import WIDTH
+from testsuite.models.family import WIDTH, Family
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
 
 
 class Spelling(nn.Module):
@@ -63,7 +64,8 @@ class Spelling(nn.Module):
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration,
+    family: Family,
+    model: Any,
     rows: torch.Tensor,
     index: torch.Tensor,
     words: torch.Tensor,
@@ -85,7 +87,7 @@ def answer_loss(
     out = model.model.language_model(
         inputs_embeds=merged,
         attention_mask=sees[None, None].expand(size, 1, -1, -1),
-        position_ids=position,
+        position_ids=family.position_ids(position),
         use_cache=False,
     ).last_hidden_state
     logits = model.lm_head(out[:, first:].unflatten(1, (per, TEXT))[:, :, -1])
