@@ -20,6 +20,7 @@ from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.arrival import Arrival
+from tokopt.ir.collector import uncollected
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
@@ -46,6 +47,7 @@ class Applied:
     trace: tuple[tuple[str, str], ...]
 
 
+@uncollected
 def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]) -> Applied:
     """Return a normalised program with the plan's stages inserted; the argument is untouched.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import operator
 from collections.abc import Set as AbstractSet
@@ -24,7 +23,7 @@ from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.lengths import same_length
-from tokopt.ir.rebuilt import copy_graph, with_graph
+from tokopt.ir.rebuilt import draft_of
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
@@ -47,8 +46,7 @@ class Workspace:
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
         """Copy a normalised program's graph (weights are shared) and analyse it."""
-        signature, constants = copy.deepcopy(exported.graph_signature), dict(exported.constants)
-        mine = with_graph(exported, copy_graph(exported.graph), signature, constants)
+        mine = draft_of(exported)
         facts = analyse(mine)
         axes = dict(facts.dims.axes)
         grown = dataclasses.replace(facts, dims=dataclasses.replace(facts.dims, axes=axes))
