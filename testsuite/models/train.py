@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from testsuite.models.canvas import TOKENS, Scenes, pixel_values, scenes
 from testsuite.models.digits import KINDS, ask, samples
-from testsuite.models.losses import Spelling, answer_loss
 from testsuite.models.family import FAMILIES, Family, last_logits
+from testsuite.models.losses import Spelling, answer_loss
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
