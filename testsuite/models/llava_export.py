@@ -1,6 +1,6 @@
 """How the small LLaVA is exported: forward(pixel_values, input_ids) -> logits.
 
-Batch and prompt length are free.  ``tokopt export`` would do it too; the archive was made before it could.
+Batch and prompt length are free.  ``tokopt export`` would do it too, but the archive is older.
 """
 
 import torch

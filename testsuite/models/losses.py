@@ -1,8 +1,9 @@
 """The two losses: answers to questions, and the spelling of what each patch shows.
 
 Spelling: the projected patch, times the word embeddings, must give the digit, colour and quadrant
-of the digit in it, and CLS must list the digits and colours present.  Without it the tower does not
-learn in minutes; with it information stays in its patch and CLS attends to the digits.
+of the digit in it, and the tower's summary (CLS, or the mean of the rows where there is none) must
+list the digits and colours present.  Without it the tower does not learn in minutes; with it
+information stays in its patch and CLS attends to the digits.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ class Spelling(nn.Module):
         self,
         rows: torch.Tensor,
         index: torch.Tensor,
-        cls: torch.Tensor,
+        summary: torch.Tensor,
         words: torch.Tensor,
         seen: Scenes,
     ) -> tuple[torch.Tensor, float]:
@@ -57,7 +58,7 @@ class Spelling(nn.Module):
                 self.found(rows.gather(1, index[..., None].expand(-1, -1, WIDTH)))[..., 0],
                 touched.gather(1, index),
             )
-            + F.binary_cross_entropy_with_logits(self.listed(cls), present)
+            + F.binary_cross_entropy_with_logits(self.listed(summary), present)
         )
         right = (spelt[:, :COLOUR].argmax(-1) == digit).float().mean().item()
         return loss, right

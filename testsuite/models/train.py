@@ -1,4 +1,4 @@
-"""Train the small LLaVA on digits: PYTHONPATH=. python testsuite/models/train.py --out DIR.
+"""Train a small model: PYTHONPATH=. python testsuite/models/train.py --model NAME --out DIR.
 
 First the tower alone, on crowded pictures; then everything; at last half of the batches whole.
 What makes it fast (losses.py has the first):
@@ -124,12 +124,12 @@ def main() -> None:
         index = draw(order - seen.patches, TOKENS if whole else CROWDED if crowded else TOWER)
         with halves:
             pixels = pixel_values(seen.pixels)
-            rows, cls = family.visual_rows(model, pixels, None if whole else index)
-        rows, cls = rows.float(), cls.float()
+            rows, summary = family.visual_rows(model, pixels, None if whole else index)
+        rows, summary = rows.float(), summary.float()
         words = model.get_input_embeddings().weight
         if args.decoder and step < args.tower:
             words = words.detach()  # the decoder knows what they mean
-        spelt, right = spelling(rows, index, cls, words, seen)
+        spelt, right = spelling(rows, index, summary, words, seen)
         loss, answer = spelt, torch.zeros(())
         if not crowded:
             keep = int(rng.choice([14, 24, TOKENS if whole else TOWER]))
