@@ -30,7 +30,7 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import average_entropies, observe
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.flow import Flow
-from tokopt.passes.search.objective import MEASURES, Measure, Objective
+from tokopt.passes.search.objective import DEFAULT, MEASURES, Measure, Objective
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.search.space import Space
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
@@ -86,7 +86,7 @@ class Search:
         methods: Mapping[str, Method],
         *,
         seed: int = 0,
-        measure: Measure = "kl",
+        measure: Measure = DEFAULT,
         storage: str | Path | None = None,
         name: str = "search",
     ) -> None:
