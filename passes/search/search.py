@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,6 +49,10 @@ class Effort:
     trials: int
     draws: int
     fresh: int
+
+    def with_trials(self, trials: int | None) -> Effort:
+        """Return the same with another number of trials, where one is given."""
+        return self if trials is None else replace(self, trials=trials)
 
 
 EFFORTS: Mapping[str, Effort] = {
