@@ -10,6 +10,7 @@ from tokopt.cli.verify import plain
 
 if TYPE_CHECKING:
     from tokopt.cli.compiler import Compiled
+    from tokopt.ir.plan import Quota
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--method",
         help="the selection method, perhaps with options: downsample{grid=24x24} "
         "(default: chosen by the model)",
+    )
+    parser.add_argument(
+        "--quota",
+        type=quota,
+        metavar="joint|image|N",
+        help="of several images: their tokens compete (joint, default), or each keeps an equal "
+        "share (image; N states how many images, where the graph does not tell)",
     )
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
@@ -53,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         plan=args.plan,
         method=args.method,
+        quota=args.quota,
         target=args.target,
         inputs=args.inputs,
         outputs=args.outputs,
@@ -74,6 +83,13 @@ def budgets(text: str) -> tuple[float, ...]:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from error
+
+
+def quota(text: str) -> Quota:
+    """Return the quota of ``image`` or ``2``."""
+    from tokopt.ir.plan import checked_quota
+
+    return checked_quota(int(text) if text.isdecimal() else text, "--quota")
 
 
 def as_data(compiled: Compiled) -> dict[str, Any]:
@@ -106,7 +122,8 @@ def show_table(compiled: Compiled) -> None:
     for stage in compiled.plan.stages:
         role = stage.site.partition(":")[0]
         count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
-        plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+        shared = "" if stage.quota == "joint" else " (each image its share)"
+        plan.add_row(stage.site, stage.method, f"{stage.keep}{shared}", str(count))
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )

@@ -26,7 +26,7 @@ from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.placeholders import find_placeholders
-from tokopt.ir.plan import Outputs, Plan
+from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, report_budget
@@ -36,6 +36,7 @@ from tokopt.passes.fit import Entropies
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
+from tokopt.passes.quotas import with_quota
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets import registry
@@ -73,6 +74,7 @@ def compile(
     *,
     budget: float | Sequence[float] | None = None,
     method: str | None = None,
+    quota: Quota | None = None,
     plan: str | Path | Plan | None = None,
     target: str | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
@@ -87,15 +89,16 @@ def compile(
     each gets its own program over the same weights, the first is what runs unless another is asked
     for.  ``plan`` is a plan or its file, applied exactly.  ``inputs`` (named tensors, or a
     safetensors file) are what the gates run on and, for calibrated methods, what is measured; the
-    archive's example inputs where none are given.  ``outputs`` (``full`` where none is given) and
-    ``seed`` (0) belong to a budget: a plan holds its own.  Raises ``TokoptError`` for everything a
-    user can mend; an artifact whose gates failed is written, marked, and returned with ``ok``
+    archive's example inputs where none are given.  ``outputs`` (``full`` where none is given),
+    ``seed`` (0) and ``quota`` (``joint``; ``image``: every image of a prompt keeps an equal share,
+    see ``Stage``) belong to a budget: a plan holds its own.  Raises ``TokoptError`` for everything
+    a user can mend; an artifact whose gates failed is written, marked, and returned with ``ok``
     false.  ``output`` is a folder; ``model.tokopt`` for ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
     if plan is not None:
-        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs})
+        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs, "quota": quota})
     budgets = checked_budgets(budget)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
@@ -115,6 +118,7 @@ def compile(
             clock,
             budgets=budgets,
             method=method,
+            quota=quota or "joint",
             plan=plan,
             inputs=inputs,
             outputs=outputs,
@@ -138,7 +142,8 @@ def compile(
                 if plan is None:
                     entropies = entropies or observe(facts, given).entropies
                     fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
-                    wanted = Plan(fitted.plan.stages, asked, seed or 0, outputs or "full")
+                    stages = with_quota(facts, fitted.plan, quota or "joint").stages
+                    wanted = Plan(stages, asked, seed or 0, outputs or "full")
                     note = fitted.note
                 else:
                     wanted = plan

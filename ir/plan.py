@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from tokopt.ir.errors import InputError
 
 Outputs = Literal["full", "kept", "last"]
+Quota = Literal["joint", "image"] | int
 SCHEMA = 1
 
 
@@ -19,12 +20,15 @@ class Stage:
 
     ``site`` is ``role:depth`` or ``role:end``; ``keep`` the visual rows of that stack's stream that
     stay (protected rows and text are not counted); ``options`` are the method's own settings.
+    ``quota``: all visual rows compete (``joint``), or each image keeps an equal share (``image``;
+    a number where it is stated how many images there are, of equally many rows).
     """
 
     site: str
     method: str
     keep: int
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    quota: Quota = "joint"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Plan:
         for stage in self.stages:
             lines += ["", "[[stage]]", f"site = {_quoted(stage.site)}"]
             lines += [f"method = {_quoted(stage.method)}", f"keep = {stage.keep}"]
+            if stage.quota != "joint":
+                written = _quoted(stage.quota) if isinstance(stage.quota, str) else stage.quota
+                lines.append(f"quota = {written}")
             for key, value in sorted(stage.options.items()):
                 text = _quoted(value) if isinstance(value, str) else repr(value)
                 lines.append(f"options.{key} = {text}")
@@ -89,11 +96,24 @@ def _stage(data: Any, where: str) -> Stage:
         _typed(data, "method", (str,), ..., where),
         _typed(data, "keep", (int,), ..., where),
         _typed(data, "options", (dict,), {}, where),
+        checked_quota(_typed(data, "quota", (str, int), "joint", where), where),
     )
     if stage.keep < 1:
         raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
     _nothing_left(data, where)
     return stage
+
+
+def checked_quota(value: str | int, where: str) -> Quota:
+    """Return a quota that is one.  ``InputError`` names the others."""
+    words: tuple[Quota, ...] = ("joint", "image")
+    if value in words or (isinstance(value, int) and value > 0):
+        return value if isinstance(value, int) else words[words.index(value)]
+    raise InputError(
+        f"quota = {value!r}",
+        where=where,
+        expected="joint, image, or the number of images in a prompt",
+    )
 
 
 def _typed(

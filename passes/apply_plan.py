@@ -25,10 +25,11 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
-from tokopt.passes.drop import drop_holes, visual_mask
+from tokopt.passes.drop import but_the_last, drop_holes, visual_mask
 from tokopt.passes.methods.asked import check_options
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import places_of
+from tokopt.passes.quotas import images_of
 from tokopt.passes.series import Series
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, enter_stack, insert_stage, refuse_barrier
@@ -60,6 +61,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
     feeders = feeders_of(work.facts, plan, methods)
+    images = images_of(work.facts, plan)
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -74,6 +76,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         state.reach, state.places, state.feeders = reach, places, feeders
+        state.images = images
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head
@@ -152,8 +155,9 @@ def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackStat
         return StackState(rows=stack.count // run, visual=stack.count)
     with work.after(stack.merge.node):
         rows = work.size(stack.merge.node, stack.stack.dim)
-        mask = visual_mask(work, stack, stack.merge)
-    return StackState(rows=rows, visual=stack.count, mask=mask, written=mask)
+        written = visual_mask(work, stack, stack.merge)
+        mask = but_the_last(work, written)
+    return StackState(rows=rows, visual=stack.count, mask=mask, written=written)
 
 
 def _fed(facts: Facts, run: Run) -> dict[str, Arrival]:

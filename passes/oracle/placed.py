@@ -16,7 +16,16 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.quotas import images_of
 from tokopt.passes.tower_tap import Feeder, feeders_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one item that compete, bool ``[N]``, and how many of them stay."""
+
+    rows: Tensor
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,9 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
-    candidates of each item stay.  ``table`` ``[groups, rows per group]``: rows that go together.
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``pools``: per item
+    the candidates that compete (all, or those of each image) and how many stay.  ``table``
+    ``[groups, rows per group]``: rows that go together.
     """
 
     stage: Stage
@@ -35,7 +45,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
-    quota: tuple[int, ...]
+    pools: tuple[tuple[Pool, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,8 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``.
+    ``feeder`` is the tower that the method reads, if it does, of ``images``.  ``sharing`` is the
+    number of images of which each keeps a share (None: all rows compete).
     """
 
     stage: Stage
@@ -57,6 +68,7 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
+    sharing: int | None = None
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -81,7 +93,7 @@ class PlacedStage:
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
-    feeders = feeders_of(facts, plan, methods)
+    feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -99,7 +111,8 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         feeder = feeders.get(stage.site)
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, images))
+        own = (before, same, layers, feeder, images, sharing.get(stage.site))
+        placed.append(PlacedStage(stage, stack, site, method, *own))
     return placed
 
 
