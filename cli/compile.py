@@ -38,6 +38,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of several images: their tokens compete (joint, default), or each keeps an equal "
         "share (image; N states how many images, where the graph does not tell)",
     )
+    parser.add_argument(
+        "--prompt-buckets",
+        type=numbers,
+        metavar="N[,N...]",
+        help="constant prompt lengths, for targets without free ones: a program for each over the "
+        "same weights; shorter prompts are padded to the next",
+    )
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
@@ -62,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         plan=args.plan,
         method=args.method,
         quota=args.quota,
+        prompt_buckets=args.prompt_buckets,
         target=args.target,
         inputs=args.inputs,
         outputs=args.outputs,
@@ -83,6 +91,14 @@ def budgets(text: str) -> tuple[float, ...]:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from error
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of ``64,256``."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from error
 
 
 def quota(text: str) -> Quota:

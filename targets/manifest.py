@@ -18,14 +18,18 @@ from tokopt import __version__
 from tokopt.ir.errors import InputError
 from tokopt.ir.links import Link
 from tokopt.ir.placeholders import Placeholders
+from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 3
-"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``; older ones still load."""
+SCHEMA_VERSION = 4
+"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 ``padding`` and masks.
+
+Older ones still load.
+"""
 OK, FAILED = "ok", "failed"
 
 
@@ -74,6 +78,7 @@ class Variant:
     signature: Signature
     budget: Budget
     gates: tuple[GateResult, ...]
+    padding: Padding | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class Manifest:
 
     ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
     further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
-    find a place.
+    find a place.  ``padding``: the constant prompt lengths that there is a program for each of, and
+    what is padded to run them; ``signature`` is that of any length.
     """
 
     target: str
@@ -120,6 +126,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     programs: tuple[ProgramEntry, ...] = ()
     links: tuple[Link, ...] = ()
+    padding: Padding | None = None
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -132,7 +139,8 @@ class Manifest:
 
 
 def _fields(variant: Variant) -> dict[str, Any]:
-    return {"signature": variant.signature, "budget": variant.budget, "gates": variant.gates}
+    kinds = ("signature", "budget", "gates", "padding")
+    return {kind: getattr(variant, kind) for kind in kinds}
 
 
 def versions() -> dict[str, str]:
@@ -178,8 +186,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
-    lacking: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    return json.dumps({**lacking, **json.loads(text)})
+    lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
+    whole = {**lists, "padding": None, **json.loads(text)}
+    whole["placeholders"] = [{"mask": None, **asked} for asked in whole["placeholders"]]
+    whole["variants"] = [{"padding": None, **variant} for variant in whole["variants"]]
+    return json.dumps(whole)
 
 
 def _version(package: str) -> str:
