@@ -72,6 +72,11 @@ def padding_of(
             expected="an attention mask among the inputs, [batch, prompt length]",
             hint="export with one (tokopt export --padding), or place all stages in the tower",
         )
+    if checked.applied.memory:
+        raise UnsupportedError(
+            "prompt buckets with a method that remembers from call to call",
+            expected="methods that choose anew in every call",
+        )
     if checked.plan.outputs == "last":
         raise InputError("outputs = last gives a padded row in a prompt bucket", expected="full")
     taken = {placeholders.value for placeholders in wanted}

@@ -36,7 +36,7 @@ from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, report_budget
+from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.fit import Entropies
@@ -66,6 +66,7 @@ class Compiled:
     folder: Path
     plan: Plan
     budget: BudgetReport
+    work: Work
     manifest: Manifest
     note: str = ""
     others: tuple[Compiled, ...] = ()
@@ -136,7 +137,7 @@ def compile(
             outputs=outputs,
             seed=seed,
         )
-        return Compiled(folder, whole.plan, whole.spent, whole.manifest, whole.note)
+        return Compiled(folder, whole.plan, whole.spent, whole.work, whole.manifest, whole.note)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:
@@ -162,6 +163,7 @@ def compile(
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
                 applied = apply_plan(normal, wanted, find_method)
+                work = report_work(normal, applied, given)
             with clock.stage("verify"):
                 checked = Checked(facts, wanted, applied, find_method)
                 verdicts = list(validate(checked, [given]))
@@ -177,7 +179,7 @@ def compile(
                     pieces = pieces_of(final, padding, part, checked, given, placeholders)
                     verdicts += judge_padding(checked, final, names, padding, pieces)
             found = (checked, verdicts, final, names, pieces, padding)
-            made.append(Candidate(part, asked, note, spent, *found))
+            made.append(Candidate(part, asked, note, spent, work, *found))
         every = [piece for one in made for piece in one.pieces]
         main = program.main_name if len(every) == 1 else MAIN_NAMES[0]
         graphs = {program_name(main, piece.part): piece.program for piece in every}
@@ -218,7 +220,7 @@ def compile(
             ),
         )
     own, *others = (
-        Compiled(folder, one.checked.plan, one.spent, manifest.parts[one.part], one.note)
+        Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[one.part], one.note)
         for one in made
     )
     return replace(own, others=tuple(others))

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.ir.memory import with_memory
 from tokopt.ir.tolerances import ORACLE, TIE, coarsest
 from tokopt.passes.oracle.oracle import run_oracle
 from tokopt.passes.validate import (
@@ -52,6 +53,8 @@ def against_runner(
     names: Sequence[str],
 ) -> Iterator[Verdict]:
     """Yield the verdicts on what someone computes, against a program and the oracle."""
+    if checked is not None:
+        inputs = with_memory(checked.applied.memory, inputs)
     got = runner(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
     compared = f"{who} with the rewritten program, the same rows kept"

@@ -12,15 +12,14 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 
-from tokopt.ir.rebuilt import copy_graph, rebuilt, with_graph
+from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.trace import Known, compute_value, fake_mode_of
 
 
 def specialise(exported: ExportedProgram, symbol: sympy.Symbol, size: int) -> ExportedProgram:
     """Return the program with ``size`` for a free size."""
-    graph, mode, known = copy_graph(exported.graph), fake_mode_of(exported.graph), Known()
-    module = with_graph(exported, graph, exported.graph_signature, exported.constants)
-    graph = module.graph
+    draft, mode, known = draft_of(exported), fake_mode_of(exported.graph), Known()
+    graph = draft.graph
     for node in list(graph.nodes):
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
@@ -30,7 +29,7 @@ def specialise(exported: ExportedProgram, symbol: sympy.Symbol, size: int) -> Ex
             if isinstance(node.meta["val"], int):
                 node.replace_all_uses_with(node.meta["val"])
                 graph.erase_node(node)
-    static = rebuilt(module, graph)
+    static = rebuilt(draft, graph)
     static._range_constraints = {
         known: span for known, span in static.range_constraints.items() if known != symbol
     }

@@ -6,7 +6,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from tokopt.ir.lengths import is_one
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.ahead import read_ahead
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
@@ -55,8 +56,12 @@ def read_site(
     state: StackState,
     lead: tuple[Axis, ...],
     seed: int,
+    kept: Mapping[str, fx.Node],
 ) -> Reading:
-    """Return what a stage's method reads; values that are not in the graph yet are inserted."""
+    """Return what a stage's method reads; values that are not in the graph yet are inserted.
+
+    ``kept``: the inputs that hold what the method remembers, by its names.
+    """
     operands, needs = Operands(), method.needs
     view, visual = _view(work, stack, site, state), state.visual
     value, mask = operands.slot(site.value), operands.maybe(state.mask)
@@ -69,7 +74,10 @@ def read_site(
     text = operands.maybe(_text(work, stack, site, state, lead) if prompt else None)
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
+    memory = {name: operands.slot(node) for name, node in kept.items()}
+    numbers = visual_numbers(operands, stack, state) if memory else None
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    ahead = read_ahead(work, operands, stack, site, method, lead)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -95,7 +103,10 @@ def read_site(
             entry=entry(given),
             places=places(given, candidates),
             tower=tower(given, candidates),
+            ahead=ahead(given),
             options=stage.options,
+            numbers=None if numbers is None else numbers(given, candidates),
+            state={name: slot(given) for name, slot in memory.items()},
         )
         return taps, known
 

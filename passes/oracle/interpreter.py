@@ -69,6 +69,28 @@ class MaskedInterpreter(fx.Interpreter):
                 self.seen[n] = value
         return value
 
+    def peek(self, wanted: AbstractSet[fx.Node], node: fx.Node, value: Any) -> dict[fx.Node, Any]:
+        """Return what ``wanted``, behind ``node``, would be if ``node`` were ``value``.
+
+        Nothing of it stays: the run goes on as if nobody had looked ahead.
+        """
+        kept, current = dict(self.env), self._node
+        self.env[node] = value
+        needed: set[fx.Node] = set()
+        waiting = list(wanted)
+        while waiting:
+            one = waiting.pop()
+            if one not in self.env and one not in needed:
+                needed.add(one)
+                waiting += one.all_input_nodes
+        for one in self.graph.nodes:
+            if one in needed:
+                self._node = one
+                self.env[one] = super().run_node(one)
+        found = {one: self.env[one] for one in wanted}
+        self.env, self._node = kept, current
+        return found
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an operator: by its rule where an operand has dead entries, else as it is."""
         node = self._node

@@ -17,6 +17,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.quotas import images_of
+from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
 
 
@@ -55,8 +56,9 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``.  ``sharing`` is the
-    number of images of which each keeps a share (None: all rows compete).
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, of ``images``; ``ahead`` the layer behind the site, where the method reads that.
+    ``sharing``: the number of images of which each keeps a share (None: all rows compete).
     """
 
     stage: Stage
@@ -68,14 +70,22 @@ class PlacedStage:
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
+    ahead: tuple[Layer, Attention] | None = None
+    number: int = 0
     sharing: int | None = None
+
+    @property
+    def remembers(self) -> dict[str, str]:
+        """The inputs that hold what the method remembers, each with the method's own name."""
+        return {memory_name(self.number, name): name for name in self.method.state}
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
+            above = self.feeder[0].stack.layers
+            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
             nodes |= self.images
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
@@ -111,9 +121,16 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         feeder = feeders.get(stage.site)
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
-        own = (before, same, layers, feeder, images, sharing.get(stage.site))
-        placed.append(PlacedStage(stage, stack, site, method, *own))
+        ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead)
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site)))
     return placed
+
+
+def _ahead(stack: TokenStack, site: Site) -> tuple[Layer, Attention] | None:
+    layer = next((x for x in stack.stack.layers if x.depth == site.depth), None)
+    attention = None if layer is None or stack.stack.cross else tapped(layer, site.tokens)
+    return None if layer is None or attention is None else (layer, attention)
 
 
 def _check(stage: Stage, site: Site) -> None:

@@ -18,7 +18,7 @@ from tokopt.passes.oracle.choose import choose_among, groups_of, over_groups
 from tokopt.passes.oracle.placed import Choice, PlacedStage, Pool
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
-from tokopt.passes.oracle.taps import TapReader
+from tokopt.passes.oracle.taps import TapReader, watched
 from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
 
@@ -27,7 +27,8 @@ class Stages:
     """The stages of a plan during one run of the interpreter.
 
     ``visits`` and ``watched`` are what the interpreter is to call and to keep; ``seen`` (set before
-    the run) is where it keeps it; ``choices`` holds what was found, in plan order.
+    the run) is where it keeps it, and ``peek`` how it looks ahead; ``choices`` holds
+    what was found, in plan order.
     """
 
     def __init__(
@@ -40,13 +41,17 @@ class Stages:
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
         places: Mapping[str, Places],
+        state: Mapping[str, Tensor],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
         self.original, self.places = original, places
+        self.state: Mapping[str, Tensor] = state
+        self.kept: dict[str, Tensor] = {}
         self.seen: Mapping[fx.Node, Any] = {}
+        self.peek: Callable[[set[fx.Node], fx.Node, Tensor], Mapping[fx.Node, Any]]
         self.choices: dict[int, Choice] = {}
         nodes = {p.site.value for p in placed}
         self.visits: dict[fx.Node, Callable[[Tensor], Tensor]] = {
@@ -80,6 +85,15 @@ class Stages:
         left = alive.nonzero()[:, 1].view(len(alive), -1)
         count = int((alive & visual).sum(1)[0])
         taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table, count)
+        if placed.ahead is not None:
+            layer, attention = placed.ahead
+            seen = {**self.seen, **self.peek(watched(attention), site.value, value)}
+            reader = TapReader(self.dims, seen, rows.lead, left)
+            taps = replace(taps, ahead=reader.layer(layer, attention))
+        if placed.remembers:
+            held = {n: self.state[key] for key, n in placed.remembers.items() if key in self.state}
+            numbers = (visual.long().cumsum(1) - 1).gather(1, left)
+            taps = replace(taps, state=held, numbers=numbers)
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
@@ -99,6 +113,10 @@ class Stages:
         self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, pools)
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+        if placed.method.remember is not None:
+            stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+            kept = placed.method.remember(taps, stay)
+            self.kept.update({key: kept[name] for key, name in placed.remembers.items()})
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:

@@ -24,7 +24,17 @@ CASES = [
 ]
 WEIGHS_PAIRS = {"mmtok"}
 """Gains are sums over all rows for every token: nothing smaller than the square holds them."""
-READS_POSITION = {"random", "stride", "visionzip", "downsample", "vflowopt", "hiprune", "holov"}
+READS_POSITION = {
+    "random",
+    "stride",
+    "visionzip",
+    "downsample",
+    "vflowopt",
+    "hiprune",
+    "holov",
+    "hired",
+    "visiondrop",
+}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
