@@ -18,6 +18,7 @@ from tokopt.cli.compiler import output_names
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.images import image_count
+from tokopt.ir.memory import with_memory
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Plan, Quota, Stage
 from tokopt.passes import shared
@@ -114,8 +115,9 @@ def test_every_method_of_a_decoder_takes_a_quota() -> None:
         if "decoder" not in method.roles or method.needs & {"places", "tower"}:
             continue
         stage = one(6, method=name)
-        applied = apply_plan(facts.exported, Plan((stage,)), find_method).exported
-        kept = run_program(applied, two_images()[1])[-2]
+        applied = apply_plan(facts.exported, Plan((stage,)), find_method)
+        given = with_memory(applied.memory, two_images()[1])
+        kept = run_program(applied.exported, given)[-2 - len(applied.memory)]
         assert images_kept(kept) == [[3, 3]], name
         done += 1
     assert done > 5
