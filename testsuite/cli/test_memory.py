@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from testsuite.passes.methods.streams import StcStream
 from testsuite.zoo import llava_next_video
+from testsuite.zoo.sample import Sample
 from torch import Tensor
 
 import tokopt
@@ -35,15 +36,20 @@ STATES = ["state_0_mean", "state_0_count", "state_1_history"]
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample() -> Sample:
+    return llava_next_video.build()
+
+
+@pytest.fixture(scope="module")
+def archive(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "video.pt2"
-    torch.export.save(llava_next_video.build().exported, path)
+    torch.export.save(sample.exported, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
-    return analyse(normalize(llava_next_video.build().exported))
+def facts(sample: Sample) -> Facts:
+    return analyse(normalize(sample.exported))
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +60,8 @@ def built(archive: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chunks() -> list[dict[str, Tensor]]:
+def chunks(sample: Sample) -> list[dict[str, Tensor]]:
     """Three chunks of a video in the same prompt."""
-    sample = llava_next_video.build()
     names = sample.exported.graph_signature.user_inputs
     given = dict(zip(names, sample.inputs, strict=True))
     (pixels,) = (name for name, value in given.items() if value.is_floating_point())
