@@ -154,6 +154,7 @@ def compile(
                 final = decompose(applied.exported)
             part = part_of(budgets[number]) if number else FIRST
             names = output_names(exported, len(wanted.stages))
+            names += [one.output for one in applied.memory]
             made.append(Candidate(part, asked, note, spent, work, checked, verdicts, final, names))
         graphs = {program_name(program.main_name, c.part): c.final for c in made}
         if len(made) > 1:
@@ -186,6 +187,7 @@ def compile(
                 seed=made[0].checked.plan.seed,
                 budget=first.budget,
                 gates=first.gates,
+                memory=first.memory,
                 run=Run(
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     seconds=dict(clock.seconds),

@@ -27,6 +27,7 @@ from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tolerances import IDENTITY
@@ -45,6 +46,7 @@ from tokopt.passes.validate import (
 from tokopt.targets import registry
 from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
+from tokopt.targets.chained import signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.manifest import Manifest, read_manifest
 from tokopt.targets.parts import of_part
@@ -81,13 +83,13 @@ def verify(
         facts = None if original is None else analyse(normalize(original.main))
         gates = [changed]
         for part, own in manifest.parts.items():
-            saved = program_of(programs, part)
+            saved, whole = program_of(programs, part), with_memory(own.memory, given)
             checked = None if facts is None else _again(facts, folder / of_part(PLAN, part))
             if checked is not None:
                 gates += validate(checked, [given])
-                gates.append(_same_program(checked, saved, given))
+                gates.append(_same_program(checked, saved, whole))
             names = [spec.name for spec in own.signature.outputs]
-            gates += against_target(runs_on, folder, checked, saved, given, names, part)
+            gates += against_target(runs_on, folder, checked, saved, whole, names, part)
     return gates
 
 
@@ -135,11 +137,11 @@ def _inputs(
 ) -> dict[str, Tensor]:
     """Return what the gates run on: artifacts carry no inputs of their own."""
     if inputs is None and original is None:
-        raise inputs_needed(manifest.signature, str(folder), ", or --against the original")
+        raise inputs_needed(signature_for(manifest, ()), str(folder), ", or --against the original")
     if inputs is None:
         assert original is not None
         inputs = example_inputs(original.main)
-    given = fitting_inputs(inputs, manifest.signature)
+    given = fitting_inputs(inputs, signature_for(manifest, ()))
     check_merges(given, manifest.placeholders, inputs)
     return given
 

@@ -17,6 +17,7 @@ from typing import Any
 from tokopt import __version__
 from tokopt.ir.errors import InputError
 from tokopt.ir.links import Link
+from tokopt.ir.memory import Memory
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
@@ -26,7 +27,7 @@ MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
 SCHEMA_VERSION = 4
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
-and ``state``; older ones still load."""
+and ``memory``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -90,6 +91,7 @@ class Variant:
     signature: Signature
     budget: Budget
     gates: tuple[GateResult, ...]
+    memory: tuple[Memory, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Manifest:
 
     ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
     further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
-    find a place.
+    find a place.  ``memory``: inputs and outputs by which the program hands itself what its stages
+    keep from one call to the next.
     """
 
     target: str
@@ -136,6 +139,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     programs: tuple[ProgramEntry, ...] = ()
     links: tuple[Link, ...] = ()
+    memory: tuple[Memory, ...] = ()
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -148,7 +152,8 @@ class Manifest:
 
 
 def _fields(variant: Variant) -> dict[str, Any]:
-    return {"signature": variant.signature, "budget": variant.budget, "gates": variant.gates}
+    names = ("signature", "budget", "gates", "memory")
+    return {name: getattr(variant, name) for name in names}
 
 
 def versions() -> dict[str, str]:
@@ -200,6 +205,7 @@ def upgraded(text: str) -> str:
     for part in (found, *found["variants"]):
         if isinstance(part, dict) and isinstance(part.get("budget"), dict):
             part["budget"] = {**uncounted, **part["budget"]}
+            part.setdefault("memory", [])
     return json.dumps(found)
 
 

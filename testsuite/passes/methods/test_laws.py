@@ -25,6 +25,7 @@ CASES = [
 WEIGHS_PAIRS = {"mmtok"}
 """Gains are sums over all rows for every token: nothing smaller than the square holds them."""
 READS_POSITION = {
+    "stc",
     "random",
     "stride",
     "visionzip",
