@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from tokopt.ir.errors import InputError
 
 Outputs = Literal["full", "kept", "last"]
+Quota = Literal["joint", "image"] | int
 SCHEMA = 1
 
 
@@ -24,6 +25,8 @@ class Stage:
     ``site`` is ``role:depth`` or ``role:end``; ``keep`` the visual rows of that stack's stream that
     stay (protected rows and text are not counted); ``options`` are the method's own settings.
     ``until``: the later site of the same stack where the rows that went come back, if they do.
+    ``quota``: all visual rows compete (``joint``), or each image keeps an equal share (``image``;
+    a number where it is stated how many images there are, of equally many rows).
     """
 
     site: str
@@ -31,6 +34,7 @@ class Stage:
     keep: int
     options: Mapping[str, int | float | str] = field(default_factory=dict)
     until: str | None = None
+    quota: Quota = "joint"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Plan:
             lines += ["", "[[stage]]", f"site = {_quoted(stage.site)}"]
             lines += [f"method = {_quoted(stage.method)}", f"keep = {stage.keep}"]
             lines += [] if stage.until is None else [f"until = {_quoted(stage.until)}"]
+            if stage.quota != "joint":
+                written = _quoted(stage.quota) if isinstance(stage.quota, str) else stage.quota
+                lines.append(f"quota = {written}")
             lines += _option_lines(stage.options)
         for entry in self.attention:
             lines += ["", "[[attention]]", f"site = {_quoted(entry.site)}"]
@@ -130,11 +137,24 @@ def _stage(data: Any, where: str) -> Stage:
         _typed(data, "keep", (int,), ..., where),
         _typed(data, "options", (dict,), {}, where),
         _typed(data, "until", (str,), None, where),
+        checked_quota(_typed(data, "quota", (str, int), "joint", where), where),
     )
     if stage.keep < 1:
         raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
     _nothing_left(data, where)
     return stage
+
+
+def checked_quota(value: str | int, where: str) -> Quota:
+    """Return a quota that is one.  ``InputError`` names the others."""
+    words: tuple[Quota, ...] = ("joint", "image")
+    if value in words or (isinstance(value, int) and value > 0):
+        return value if isinstance(value, int) else words[words.index(value)]
+    raise InputError(
+        f"quota = {value!r}",
+        where=where,
+        expected="joint, image, or the number of images in a prompt",
+    )
 
 
 def _typed(

@@ -25,9 +25,10 @@ from tokopt.ir.memory import Memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
-from tokopt.passes.drop import drop_holes, visual_mask
+from tokopt.passes.drop import but_the_last, drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import places_of
+from tokopt.passes.quotas import images_of
 from tokopt.passes.rewriting import asked_rewrites, rewrite_layers
 from tokopt.passes.runs import (
     arriving_of,
@@ -81,6 +82,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     places = places_of(work.facts, plan, methods)
     feeders = feeders_of(work.facts, plan, methods)
     asked = asked_rewrites(work.facts, plan)
+    images = images_of(work.facts, plan)
     for run in runs:
         refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -106,6 +108,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         state.reach, state.places, state.feeders = reach, places, feeders
+        state.images = images
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
             added[feeding[head.role]] |= _since(work, known)
@@ -157,8 +160,9 @@ def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackStat
         return StackState(rows=stack.count // run, visual=stack.count)
     with work.after(stack.merge.node):
         rows = work.size(stack.merge.node, stack.stack.dim)
-        mask = visual_mask(work, stack, stack.merge)
-    return StackState(rows=rows, visual=stack.count, mask=mask, written=mask)
+        written = visual_mask(work, stack, stack.merge)
+        mask = but_the_last(work, written)
+    return StackState(rows=rows, visual=stack.count, mask=mask, written=written)
 
 
 def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[str]]) -> Applied:

@@ -26,6 +26,7 @@ from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
 from tokopt.passes.remembered import memory_inputs
 from tokopt.passes.scoring import combine_rows, remember_rows, score_rows, weigh_rows
+from tokopt.passes.shared import share_scores
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -67,7 +68,10 @@ def insert_stage(
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
-        index = _select(work, stack, site, state, scores, total, lead)
+        images, ranked = state.images.get(site.name), scores
+        if images is not None:
+            ranked = share_scores(work, stack, state, scores, stage.keep, images)
+        index = _select(work, stack, site, state, ranked, total, lead)
         stream = _stream_rows(work, stack, site, state, index, scores)
         short = combine_rows(work, reading, method, stream) if method.combine else None
         weighed = weigh_rows(work, reading, method, stream) if method.weigh else None

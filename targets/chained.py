@@ -120,7 +120,9 @@ def manifest_of(manifest: Manifest, program: ProgramEntry) -> Manifest:
     outer = Chain(manifest.programs, manifest.links).inputs
     own = {name: inner for (p, inner), name in outer.items() if p == program.name}
     wanted: list[Placeholders] = [
-        replace(p, input=own[p.input]) for p in manifest.placeholders if p.input in own
+        replace(p, input=own[p.input], mask=own.get(p.mask) if p.mask is not None else None)
+        for p in manifest.placeholders
+        if p.input in own
     ]
     return replace(
         manifest,

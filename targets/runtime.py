@@ -16,7 +16,7 @@ from tokopt.targets.chained import Chain, manifest_of, signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
-from tokopt.targets.parts import FIRST
+from tokopt.targets.parts import FIRST, bucket_part
 from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
 
@@ -98,7 +98,9 @@ class Artifact:
         memory = self.manifest.memory
         given = with_memory(memory, {**self.remembered, **given}) if memory else given
         inputs = checked_inputs(given, signature_for(self.manifest, given))
-        check_placeholders(inputs, self.manifest.placeholders)
+        padding = self.manifest.padding
+        padded = inputs if padding is None else padding.padded(inputs, padding.bucket(inputs))
+        check_placeholders(padded, self.manifest.placeholders)
         outputs = self.runner(inputs)
         self.remembered.update(next_call(memory, outputs))
         hidden = {one.output for one in memory}
@@ -154,13 +156,23 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
     budgets: dict[float, Callable[[], Artifact]] = {}
 
     def opener(part: str, own: Manifest) -> Callable[[], Artifact]:
-        return cache(lambda: Artifact(folder, own, target.open(folder, part), budgets))
+        return cache(lambda: Artifact(folder, own, _runner(folder, part, own, target), budgets))
 
     openers = {part: (opener(part, own), own) for part, own in manifest.parts.items()}
     for opened, own in openers.values():
         if (asked := own.budget.requested.get("tokens")) is not None:
             budgets[asked] = opened
     return openers[FIRST][0]()
+
+
+def _runner(folder: Path, part: str, own: Manifest, target: Target) -> Runner:
+    """Open a budget's program, or those of its prompt buckets when they are first needed."""
+    padding = own.padding
+    if padding is None:
+        return target.open(folder, part)
+    return padding.runner(
+        lambda bucket: target.open(folder, bucket_part(part, bucket, padding.buckets))
+    )
 
 
 def _chained(folder: Path, manifest: Manifest, target: Target) -> Artifact:

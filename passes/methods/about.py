@@ -25,7 +25,8 @@ def needs_in_words(method: Method | Rewrite) -> tuple[str, ...]:
     """Return what must be there for a method to be placed, beside the visual rows."""
     relays = [RELAYS[role] for role in sorted(method.roles) if role in RELAYS]
     words = [NEEDS[need] for need in NEEDS if need in method.needs]
-    kept = ["what it kept of earlier calls"] if isinstance(method, Method) and method.state else []
+    stateful = isinstance(method, Method) and method.state
+    kept = ["what it kept of earlier calls"] if stateful else []
     return (*words, *(relays if "relay" in method.needs else ()), *kept)
 
 

@@ -16,10 +16,18 @@ from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
-from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.quotas import images_of
 from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one item that compete, bool ``[N]``, and how many of them stay."""
+
+    rows: Tensor
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,9 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
-    candidates of each item stay.  ``table`` ``[groups, rows per group]``: rows that go together.
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``pools``: per item
+    the candidates that compete (all, or those of each image) and how many stay.  ``table``
+    ``[groups, rows per group]``: rows that go together.
     """
 
     stage: Stage
@@ -38,7 +47,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
-    quota: tuple[int, ...]
+    pools: tuple[tuple[Pool, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class PlacedStage:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
     it does, off the values of ``tower``; ``ahead`` the layer behind the site, where the method
-    reads that.  ``end`` is where the rows that went come back, if they do.
+    reads that.  ``end`` is where the rows that went come back, if they do.  ``sharing``: the number
+    of images of which each keeps a share (None: all rows compete).
     """
 
     stage: Stage
@@ -65,6 +75,7 @@ class PlacedStage:
     ahead: tuple[Layer, Attention] | None = None
     end: Site | None = None
     number: int = 0
+    sharing: int | None = None
 
     @property
     def remembers(self) -> dict[str, str]:
@@ -101,7 +112,7 @@ def tower_nodes(feeder: Feeder, dims: Dims) -> frozenset[fx.Node]:
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
-    feeders = feeders_of(facts, plan, methods)
+    feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -117,12 +128,11 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
         end = None if stage.until is None else facts.find_site(stage.until)[1]
-        method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
         tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
         place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
-        placed.append(PlacedStage(*place, number=len(placed)))
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site)))
     return placed
 
 

@@ -16,9 +16,9 @@ from tokopt.ir.places import Places
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.away import Away, came_back
-from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
+from tokopt.passes.oracle.choose import choose_among, groups_of, over_groups
 from tokopt.passes.oracle.made import combined, weighed
-from tokopt.passes.oracle.placed import Choice, PlacedStage
+from tokopt.passes.oracle.placed import Choice, PlacedStage, Pool
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.standing import Standing
@@ -93,8 +93,7 @@ class Stages:
         candidates = alive & visual
         if placed.stack.merge is not None:  # the next token comes from the last row
             candidates[:, -1] = False
-        fixed = (alive & visual & ~candidates).sum(1)
-        quota = tuple((placed.stage.keep - fixed).tolist())
+        pools = _pools(placed, visual, alive, candidates)
         lost = self._lost(placed, table, shape)
         left = alive.nonzero()[:, 1].view(len(alive), -1)
         count = int((alive & visual).sum(1)[0])
@@ -118,17 +117,18 @@ class Stages:
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, table, quota)
+            stay = choose_among(scores, pools, table)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
+        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, pools)
         if placed.method.combine is not None:
             value = rows.replaced(value, combined(placed.method, taps, items, left, after))
         if placed.end is not None:
-            self.away[index] = Away(items, rows.items(value), after, candidates & ~lost, raw)
+            self.away[index] = Away.of(items, after, candidates & ~lost, raw)
+            value = rows.replaced(value, self.away[index].entered)
         if placed.method.weigh is not None:
             sizes = weighed(placed.method, taps, left, after)
             self.standing.put(placed.stack.role, sizes, rows.lead)
@@ -228,6 +228,27 @@ class Stages:
             )
         empty = torch.full(alive.shape, torch.nan, device=score.device)
         return empty.scatter(1, left, score.float())
+
+
+def _pools(
+    placed: PlacedStage, visual: Tensor, alive: Tensor, candidates: Tensor
+) -> tuple[tuple[Pool, ...], ...]:
+    """Return, per item, the candidates that compete and how many stay.
+
+    Visual rows that may not go count among those that stay of their image.
+    """
+    count, keep = placed.sharing or 1, placed.stage.keep
+    found = []
+    for item, written in enumerate(visual):
+        images = written.nonzero().flatten().chunk(count)
+        pools = []
+        for number, rows in enumerate(images):
+            own = torch.zeros_like(written).index_fill(0, rows, True)
+            fixed = int((own & alive[item] & ~candidates[item]).sum())
+            share = len(range(number, keep, count))
+            pools.append(Pool(own & candidates[item], share - fixed))
+        found.append(tuple(pools))
+    return tuple(found)
 
 
 def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) -> Places:
