@@ -55,5 +55,6 @@ class Candidate:
             signature_of(self.final, self.names),
             recorded_budget(self.asked, self.checked.plan, self.spent, self.work, self.verdicts),
             tuple(gate_result(v) for v in self.verdicts),
+            self.checked.applied.memory,
             self.padding,
         )

@@ -119,6 +119,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "budget": compiled.manifest.budget.requested.get("tokens"),
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
+        "attention": [vars(entry) for entry in compiled.plan.attention],
         "flops": compiled.work.total,
         "selector_share_of_flops_saved": compiled.work.selector_share,
         "stages": [
@@ -151,7 +152,10 @@ def show_table(compiled: Compiled) -> None:
         shared = "" if stage.quota == "joint" else " (each image its share)"
         kept = f"{stage.keep}{shared}"
         costs = (f"{short(cost.flops)}FLOP", f"{short(cost.bytes)}B")
-        plan.add_row(stage.site, stage.method, kept, str(count), *costs)
+        site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
+        plan.add_row(site, stage.method, kept, str(count), *costs)
+    for entry in compiled.plan.attention:
+        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "", "", "")
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )

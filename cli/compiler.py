@@ -171,6 +171,7 @@ def compile(
                 final = decompose(applied.exported)
             part = part_of(budgets[number]) if number else FIRST
             names = output_names(exported, len(wanted.stages))
+            names += [one.output for one in applied.memory]
             padding: Padding | None = None
             pieces: tuple[Piece, ...] = (Piece(part, final, given),)
             if buckets:
@@ -210,6 +211,7 @@ def compile(
                 seed=made[0].checked.plan.seed,
                 budget=first.budget,
                 gates=first.gates,
+                memory=first.memory,
                 padding=first.padding,
                 run=Run(
                     created=datetime.now(UTC).isoformat(timespec="seconds"),

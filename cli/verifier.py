@@ -30,6 +30,7 @@ from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tolerances import IDENTITY
@@ -48,6 +49,7 @@ from tokopt.passes.validate import (
 from tokopt.targets import registry
 from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
+from tokopt.targets.chained import signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.manifest import Manifest, read_manifest
 from tokopt.targets.parts import bucket_part, of_part
@@ -85,12 +87,13 @@ def verify(
         gates = [changed]
         for part, own in manifest.parts.items():
             names = [spec.name for spec in own.signature.outputs]
+            whole = with_memory(own.memory, given)
             checked = None if facts is None else _again(facts, folder / of_part(PLAN, part))
-            pieces = _pieces(manifest, own, part, programs, given)
+            pieces = _pieces(manifest, own, part, programs, whole)
             if checked is not None:
                 gates += validate(checked, [given])
                 if own.padding is None:
-                    gates.append(_same_program(checked, pieces[0].program, given))
+                    gates.append(_same_program(checked, pieces[0].program, whole))
                 else:
                     free = decompose(checked.applied.exported)
                     gates += judge_padding(checked, free, names, own.padding, pieces)
@@ -144,11 +147,11 @@ def _inputs(
 ) -> dict[str, Tensor]:
     """Return what the gates run on: artifacts carry no inputs of their own."""
     if inputs is None and original is None:
-        raise inputs_needed(manifest.signature, str(folder), ", or --against the original")
+        raise inputs_needed(signature_for(manifest, ()), str(folder), ", or --against the original")
     if inputs is None:
         assert original is not None
         inputs = example_inputs(original.main)
-    given = fitting_inputs(inputs, manifest.signature)
+    given = fitting_inputs(inputs, signature_for(manifest, ()))
     check_merges(given, manifest.placeholders, inputs)
     return given
 

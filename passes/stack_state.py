@@ -26,7 +26,8 @@ class StackState:
     (``Facts.reach``); ``places``, where its rows come from; ``feeders``, the tower that a method
     reads; ``images``, the number of images of which each keeps a share.  ``entry``: the stream as
     the stack's first layer reads it; ``written`` (decoders): the visual rows as the merge wrote
-    them.
+    them.  ``sizes``: how many original rows each row stands for, fp32 ``[B, N]``; None until a
+    method merges rows that weigh.
     """
 
     rows: Count
@@ -40,4 +41,5 @@ class StackState:
     feeders: Mapping[str, tuple[TokenStack, Site, Arrival]] = field(default_factory=dict)
     entry: fx.Node | None = None
     written: fx.Node | None = None
+    sizes: fx.Node | None = None
     images: Mapping[str, int] = field(default_factory=dict)

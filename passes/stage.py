@@ -25,7 +25,7 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
 from tokopt.passes.remembered import memory_inputs
-from tokopt.passes.scoring import combine_rows, remember_rows, score_rows
+from tokopt.passes.scoring import combine_rows, remember_rows, score_rows, weigh_rows
 from tokopt.passes.shared import share_scores
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
@@ -74,6 +74,7 @@ def insert_stage(
         index = _select(work, stack, site, state, ranked, total, lead)
         stream = _stream_rows(work, stack, site, state, index, scores)
         short = combine_rows(work, reading, method, stream) if method.combine else None
+        weighed = weigh_rows(work, reading, method, stream) if method.weigh else None
         after = remember_rows(work, reading, method, stream) if method.remember else {}
         kept, stayed = _follow(work, site, state, stream, scores)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
@@ -81,6 +82,7 @@ def insert_stage(
         cut.replace_value(short)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
+    state.sizes = state.sizes if weighed is None else weighed
     memory = {
         node.name: (tuple(node.meta["val"].shape), after[name])
         for name, node in kept_before.items()
@@ -93,7 +95,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried = [], {}
+    state.cuts, state.carried, state.sizes = [], {}, None
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -216,6 +218,8 @@ def _follow(
         origin = work.call(aten.gather.default, state.origin, 1, stream)
     if state.mask is not None:
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
+    if state.sizes is not None:
+        state.sizes = work.call(aten.gather.default, state.sizes, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
     state.cuts.append((site.depth, stream))

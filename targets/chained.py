@@ -104,9 +104,14 @@ class Chain:
 
 
 def signature_for(manifest: Manifest, given: Collection[str]) -> Signature:
-    """Return what an artifact takes where these inputs are given: all, or not what follows."""
+    """Return what an artifact takes where these inputs are given.
+
+    Without what follows the main program, and without what the artifact remembers by itself.
+    """
     if not manifest.programs:
-        return manifest.signature
+        own = {memory.input for memory in manifest.memory} - set(given)
+        asked = tuple(spec for spec in manifest.signature.inputs if spec.name not in own)
+        return replace(manifest.signature, inputs=asked)
     return Chain(manifest.programs, manifest.links).asked(given).signature
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tokopt import __version__
 from tokopt.ir.errors import InputError
 from tokopt.ir.links import Link
+from tokopt.ir.memory import Memory
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST
@@ -27,7 +28,7 @@ MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
 SCHEMA_VERSION = 5
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
-and ``state``, 5 ``padding`` and masks of placeholders; older ones still load."""
+and ``memory``, 5 ``padding`` and masks of placeholders; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -91,6 +92,7 @@ class Variant:
     signature: Signature
     budget: Budget
     gates: tuple[GateResult, ...]
+    memory: tuple[Memory, ...] = ()
     padding: Padding | None = None
 
 
@@ -122,8 +124,9 @@ class Manifest:
 
     ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
     further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
-    find a place.  ``padding``: the constant prompt lengths that there is a program for each of, and
-    what is padded to run them; ``signature`` is that of any length.
+    find a place.  ``memory``: inputs and outputs by which the program hands itself what its stages
+    keep from one call to the next.  ``padding``: the constant prompt lengths that there is a
+    program for each of, and what is padded to run them; ``signature`` is that of any length.
     """
 
     target: str
@@ -139,6 +142,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     programs: tuple[ProgramEntry, ...] = ()
     links: tuple[Link, ...] = ()
+    memory: tuple[Memory, ...] = ()
     padding: Padding | None = None
     status: str = OK
     format: str = FORMAT
@@ -152,8 +156,8 @@ class Manifest:
 
 
 def _fields(variant: Variant) -> dict[str, Any]:
-    kinds = ("signature", "budget", "gates", "padding")
-    return {kind: getattr(variant, kind) for kind in kinds}
+    names = ("signature", "budget", "gates", "memory", "padding")
+    return {name: getattr(variant, name) for name in names}
 
 
 def versions() -> dict[str, str]:
@@ -207,6 +211,7 @@ def upgraded(text: str) -> str:
     for part in (found, *found["variants"]):
         if isinstance(part, dict) and isinstance(part.get("budget"), dict):
             part["budget"] = {**uncounted, **part["budget"]}
+            part.setdefault("memory", [])
     return json.dumps(found)
 
 

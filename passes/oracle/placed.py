@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
+from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
@@ -15,6 +16,7 @@ from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.quotas import images_of
 from tokopt.passes.remembered import memory_name
@@ -57,8 +59,9 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
-    it does, of ``images``; ``ahead`` the layer behind the site, where the method reads that.
-    ``sharing``: the number of images of which each keeps a share (None: all rows compete).
+    it does, off the values of ``tower``; ``ahead`` the layer behind the site, where the method
+    reads that.  ``end`` is where the rows that went come back, if they do.  ``sharing``: the number
+    of images of which each keeps a share (None: all rows compete).
     """
 
     stage: Stage
@@ -69,8 +72,9 @@ class PlacedStage:
     same: int | None
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
-    images: frozenset[fx.Node] = frozenset()
+    tower: frozenset[fx.Node] = frozenset()
     ahead: tuple[Layer, Attention] | None = None
+    end: Site | None = None
     number: int = 0
     sharing: int | None = None
 
@@ -84,9 +88,7 @@ class PlacedStage:
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            above = self.feeder[0].stack.layers
-            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
-            nodes |= self.images
+            nodes |= self.tower
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
@@ -98,6 +100,14 @@ class PlacedStage:
             return set()
         first = self.stack.stack.layers[0].attention[0]
         return watched(first) | {first.node}
+
+
+def tower_nodes(feeder: Feeder, dims: Dims) -> frozenset[fx.Node]:
+    """Return the nodes whose values a tower's tap is made of."""
+    tower = feeder[0]
+    image = image_of(dims, tower.tokens)
+    ends = (tower.stack.layers[0].attention[0], tower.stack.layers[-1].attention[0])
+    return frozenset({*([] if image is None else [image]), *watched(ends[0]), *watched(ends[1])})
 
 
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
@@ -118,11 +128,12 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         )
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
+        end = None if stage.until is None else facts.find_site(stage.until)[1]
+        method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
-        image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
-        images = frozenset({image} if image is not None else ())
+        tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
-        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead)
+        place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
         placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site)))
     return placed
 
