@@ -25,6 +25,7 @@ from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
+from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.drop import drop_holes, visual_mask
 from tokopt.passes.methods.asked import check_options
 from tokopt.passes.methods.method import Method
@@ -60,6 +61,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
     feeders = feeders_of(work.facts, plan, methods)
+    blocks = blocks_of_plan(work.facts, plan, methods)
     for run in runs:
         _refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -73,7 +75,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
-        state.reach, state.places, state.feeders = reach, places, feeders
+        state.reach, state.places, state.feeders, state.blocks = reach, places, feeders, blocks
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
         current = head

@@ -20,6 +20,16 @@ def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     return work.splice(score, list(reading.operands))
 
 
+def memory_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
+    """Insert what a method remembers of the rows at a site, fp32 ``[B, N]``."""
+
+    def memory(*tensors: Tensor) -> Tensor:
+        assert method.memory is not None
+        return method.memory(reading.build(tensors)[0]).float()
+
+    return work.splice(memory, list(reading.operands))
+
+
 def combine_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
     """Insert the rows that stay with what a method folds into them, laid out as the stream is.
 

@@ -23,7 +23,7 @@ from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
-from tokopt.passes.scoring import combine_rows, score_rows
+from tokopt.passes.scoring import combine_rows, memory_rows, score_rows
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -53,6 +53,8 @@ def insert_stage(
     with work.after(site.value):
         reading = read_site(work, stack, site, stage, method, state, lead, seed)
         scores = score_rows(work, reading, method)
+        if method.memory is not None:
+            state.memory[stage.method] = memory_rows(work, reading, method)
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
@@ -73,7 +75,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried = [], {}
+    state.cuts, state.carried, state.memory = [], {}, {}
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -198,5 +200,7 @@ def _follow(
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
+    for name, remembered in state.memory.items():
+        state.memory[name] = work.call(aten.gather.default, remembered, 1, stream)
     state.cuts.append((site.depth, stream))
     return origin, stayed

@@ -36,6 +36,8 @@ class LayerTap:
     of the rows ``at`` ``[B, T]``, fp32 ``[B, H, T, N]``.  ``scale`` is the factor from
     ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
     itself: padding may not.  ``last`` is its number per item, int64 ``[B]``; None: the last of all.
+    ``blocks``: of each sub-block what it reads behind its norm and what it adds to the stream,
+    ``[B, N, C]`` each; empty where the method does not need it.
     """
 
     depth: int
@@ -46,6 +48,7 @@ class LayerTap:
     scale: float
     last: Tensor | None = None
     rows: Callable[[Tensor], Tensor] | None = None
+    blocks: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def number(self, relay: int) -> int | Tensor:
         """Return the row that a relay is, of all items or ``[B]`` of each."""
@@ -100,8 +103,9 @@ class Taps:
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
     need it.  ``ahead`` is the layer behind the site, as it would be over the rows there are now;
-    None where the method does not wish it, or there is none.  ``count`` is the number of visual
-    rows there are now.  ``options`` are the stage's own settings.
+    None where the method does not wish it, or there is none.  ``memory`` is what
+    the previous stage of the same method remembered of the rows that stayed, ``[B, N]``, or None.
+    ``count`` is the number of visual rows there are now.  ``options`` are the stage's own settings.
     """
 
     layers: Sequence[LayerTap]
@@ -119,6 +123,7 @@ class Taps:
     places: Places | None = None
     tower: TowerTap | None = None
     ahead: LayerTap | None = None
+    memory: Tensor | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
@@ -208,12 +213,14 @@ class Method:
 
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
-    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
+    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text),
+    ``"blocks"`` (inputs and outputs of each layer's sub-blocks), ``"entry"`` (the
     stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
     ``"tower"`` (the tower that feeds a decoder).
     ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.
+    ``memory``: what a stage remembers of each row for the next one, where that is not its score.
     ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
@@ -234,6 +241,7 @@ class Method:
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     tower_rows: Callable[[Setting], int] | None = None
+    memory: Score | None = None
 
     def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
         """Return what it needs under a stage's options."""

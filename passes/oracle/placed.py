@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
+from tokopt.ir.blocks import SubBlock
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
 from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.tower_tap import Feeder, feeders_of
@@ -25,8 +27,9 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
-    candidates of each item stay.  ``table`` ``[groups, rows per group]``: rows that go together.
+    were dead before.  ``raw``: the method's own score; ``memory`` what it remembers.  All
+    ``[B, N]``.  ``quota``: how many candidates of each item stay.  ``table``
+    ``[groups, rows per group]``: rows that go together.
     """
 
     stage: Stage
@@ -36,6 +39,7 @@ class Choice:
     scores: Tensor
     raw: Tensor
     quota: tuple[int, ...]
+    memory: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``feeder`` is the tower that the method reads, if it does, of ``images``; ``ahead`` the layer
-    behind the site, where the method reads that.
+    behind the site, and ``blocks`` the sub-blocks by depth, where the method reads those.
     """
 
     stage: Stage
@@ -59,6 +63,7 @@ class PlacedStage:
     feeder: Feeder | None = None
     images: frozenset[fx.Node] = frozenset()
     ahead: tuple[Layer, Attention] | None = None
+    blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -68,6 +73,7 @@ class PlacedStage:
             above = self.feeder[0].stack.layers
             nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
             nodes |= self.images
+        nodes |= {node for own in self.blocks.values() for b in own for node in (b.input, b.output)}
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
@@ -85,6 +91,7 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
     feeders = feeders_of(facts, plan, methods)
+    blocks = blocks_of_plan(facts, plan, methods)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -103,8 +110,12 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
         images = frozenset({image} if image is not None else ())
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        inside = dict(enumerate(blocks.get(stage.site, ())))
+        read = {layer.depth: inside[layer.depth] for layer, _ in layers if inside}
         placed.append(
-            PlacedStage(stage, stack, site, method, before, same, layers, feeder, images, ahead)
+            PlacedStage(
+                stage, stack, site, method, before, same, layers, feeder, images, ahead, read
+            )
         )
     return placed
 

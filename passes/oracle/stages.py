@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.layers import Layer
 from tokopt.ir.places import Places
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
@@ -94,7 +95,14 @@ class Stages:
         if placed.feeder is not None:
             tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
             taps = replace(taps, tower=tower)
+        if placed.same is not None:
+            known = self.choices[placed.same].memory
+            taps = replace(taps, memory=None if known is None else known.gather(1, left))
         raw = self._score(placed.method, taps, alive, left)
+        memory = None
+        if placed.method.memory is not None:
+            remembered = placed.method.memory(taps).float()
+            memory = torch.full(alive.shape, torch.nan).scatter(1, left, remembered)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
@@ -104,7 +112,9 @@ class Stages:
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
+        self.choices[index] = Choice(
+            placed.stage, table, after, candidates, scores, raw, quota, memory
+        )
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
         return rows.bury(value, ~after)
@@ -166,7 +176,12 @@ class Stages:
             entered = rows.items(self.seen[placed.stack.sites[0].value])
             entry = entered.gather(1, left[..., None].expand(-1, -1, entered.shape[-1]))
         return Taps(
-            layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
+            layers=[
+                replace(
+                    reader.layer(layer, attention), blocks=self._blocks(placed, layer, rows, left)
+                )
+                for layer, attention in placed.layers
+            ],
             layer_count=len(placed.stack.stack.layers),
             candidates=candidates.gather(1, left),
             hidden=items.gather(1, left[..., None].expand(-1, -1, items.shape[-1])),
@@ -181,6 +196,17 @@ class Stages:
             entry=entry,
             options=placed.stage.options,
         )
+
+    def _blocks(
+        self, placed: PlacedStage, layer: Layer, rows: StreamRows, left: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Return what a layer's sub-blocks read and add, at the rows that are left."""
+
+        def at(node: fx.Node) -> Tensor:
+            whole = rows.items(self.seen[node])
+            return torch.stack([own[there] for own, there in zip(whole, left, strict=True)])
+
+        return tuple((at(b.input), at(b.output)) for b in placed.blocks.get(layer.depth, ()))
 
     def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
         """Return the method's score at full length, NaN at dead rows."""
