@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch.export import ExportedProgram
 
 from tokopt.cli.recorded import gate_result, recorded_budget
-from tokopt.passes.budget_report import BudgetReport
+from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.manifest import Variant
 from tokopt.targets.signature import signature_of
@@ -21,6 +21,7 @@ class Candidate:
     asked: float | None
     note: str
     spent: BudgetReport
+    work: Work
     checked: Checked
     verdicts: list[Verdict]
     final: ExportedProgram
@@ -31,6 +32,6 @@ class Candidate:
         return Variant(
             self.part,
             signature_of(self.final, self.names),
-            recorded_budget(self.asked, self.spent, self.verdicts),
+            recorded_budget(self.asked, self.checked.plan, self.spent, self.work, self.verdicts),
             tuple(gate_result(v) for v in self.verdicts),
         )

@@ -87,7 +87,12 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "budget": compiled.manifest.budget.requested.get("tokens"),
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
-        "stages": [vars(stage) for stage in compiled.plan.stages],
+        "flops": compiled.work.total,
+        "selector_share_of_flops_saved": compiled.work.selector_share,
+        "stages": [
+            {**vars(stage), "selector_flops": cost.flops, "selector_bytes": cost.bytes}
+            for stage, cost in zip(compiled.plan.stages, compiled.work.selector, strict=True)
+        ],
         "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
@@ -102,11 +107,17 @@ def show_table(compiled: Compiled) -> None:
     from tokopt.cli.console import show
 
     budget = compiled.budget
-    plan = Table("stage", "method", "rows kept", "of", title="plan", title_justify="left")
-    for stage in compiled.plan.stages:
+    work = compiled.work
+    plan = Table(
+        *("stage", "method", "rows kept", "of", "costs", "bytes"),
+        title="plan",
+        title_justify="left",
+    )
+    for stage, cost in zip(compiled.plan.stages, work.selector, strict=True):
         role = stage.site.partition(":")[0]
         count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
-        plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+        costs = (f"{short(cost.flops)}FLOP", f"{short(cost.bytes)}B")
+        plan.add_row(stage.site, stage.method, str(stage.keep), str(count), *costs)
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )
@@ -120,6 +131,12 @@ def show_table(compiled: Compiled) -> None:
         difference = "" if gate.max_difference is None else f"{gate.max_difference:.1e}"
         gates.add_row(gate.gate, "ok" if gate.passed else "FAILED", difference, gate.compared)
     show(plan, rows, gates)
+    share = work.selector_share
+    saved = "none saved" if share is None else f"selector share of the FLOPs saved: {share:.2%}"
+    show(
+        f"FLOPs of products: {short(work.original)} before, {short(work.left)} left; {saved}; "
+        f"{work.total:.1%} in all"
+    )
     note = f"\nnote: {compiled.note}" if compiled.note else ""
     seconds = sum(compiled.manifest.run.seconds.values())
     show(
@@ -129,6 +146,16 @@ def show_table(compiled: Compiled) -> None:
     for other in compiled.others:
         show("")
         show_table(other)
+
+
+def short(number: int) -> str:
+    """Return ``12.3 M`` and the like."""
+    size, prefix = float(number), ""
+    for larger in "kMGT":
+        if size < 1000:
+            break
+        size, prefix = size / 1000, larger
+    return f"{size:.3g} {prefix}"
 
 
 def _runs(rows: tuple[int, ...]) -> list[tuple[str, int]]:

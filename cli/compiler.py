@@ -29,7 +29,7 @@ from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, report_budget
+from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.fit import Entropies
@@ -57,6 +57,7 @@ class Compiled:
     folder: Path
     plan: Plan
     budget: BudgetReport
+    work: Work
     manifest: Manifest
     note: str = ""
     others: tuple[Compiled, ...] = ()
@@ -120,7 +121,7 @@ def compile(
             outputs=outputs,
             seed=seed,
         )
-        return Compiled(folder, whole.plan, whole.spent, whole.manifest, whole.note)
+        return Compiled(folder, whole.plan, whole.spent, whole.work, whole.manifest, whole.note)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:
@@ -145,6 +146,7 @@ def compile(
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
                 applied = apply_plan(normal, wanted, find_method)
+                work = report_work(normal, applied, given)
             with clock.stage("verify"):
                 checked = Checked(facts, wanted, applied, find_method)
                 verdicts = list(validate(checked, [given]))
@@ -152,7 +154,7 @@ def compile(
                 final = decompose(applied.exported)
             part = part_of(budgets[number]) if number else FIRST
             names = output_names(exported, len(wanted.stages))
-            made.append(Candidate(part, asked, note, spent, checked, verdicts, final, names))
+            made.append(Candidate(part, asked, note, spent, work, checked, verdicts, final, names))
         graphs = {program_name(program.main_name, c.part): c.final for c in made}
         if len(made) > 1:
             graphs = {program_name(MAIN_NAMES[0], c.part): c.final for c in made}
@@ -193,7 +195,7 @@ def compile(
             ),
         )
     own, *others = (
-        Compiled(folder, one.checked.plan, one.spent, manifest.parts[one.part], one.note)
+        Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[one.part], one.note)
         for one in made
     )
     return replace(own, others=tuple(others))

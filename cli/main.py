@@ -22,6 +22,7 @@ from typing import NoReturn
 from tokopt.cli.commands import make_parser, with_kebab_options
 from tokopt.cli.console import say
 from tokopt.cli.failure import as_tokopt_error, print_error, report
+from tokopt.ir.collector import collect_seldom
 from tokopt.ir.errors import InputError
 
 INTERRUPTED, READER_GONE = 130, 141
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = with_kebab_options(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     _quieten()
+    collect_seldom()
     try:
         with _terminated_like_interrupted():
             code = _run(words)

@@ -1,4 +1,4 @@
-"""``tokopt methods``: the methods there are, what each needs and where it can be placed."""
+"""``tokopt methods``: the methods there are, where each works, what it needs and what it costs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tokopt.passes.methods.about import needs_in_words, scope
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 
-COLUMNS = ("name", "paper", "placed in", "needs")
+COLUMNS = ("name", "scope", "cost", "paper")
+FOOT = """
+scope: where its published stages lie. cost: how its own work grows with N visual rows, of which K
+stay. licence: that of the authors' code; what is here is written from the papers and Apache-2.0."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,14 +31,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([describe(method) for method in METHODS.values()], indent=2))
         return 0
-    table = Table(box=None)
+    facts, texts = Table(box=None), Table(box=None)
     for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
-    table.add_column("what it is")
+        facts.add_column(column, no_wrap=True)
+    facts.add_column("licence")
+    facts.add_column("needs")
+    texts.add_column("name", no_wrap=True)
+    texts.add_column("what it is")
     for method in METHODS.values():
-        placed, needs = ", ".join(sorted(method.roles)), ", ".join(sorted(method.needs))
-        table.add_row(method.name, method.paper, placed, needs, _about(method))
-    Console().print(table)
+        where, needs = ", ".join(scope(method)), ", ".join(needs_in_words(method))
+        facts.add_row(method.name, where, method.cost, method.paper, method.licence, needs)
+        texts.add_row(method.name, _about(method))
+    console = Console()
+    console.print(texts, "", facts)
+    console.print(FOOT)
     return 0
 
 
@@ -43,8 +53,12 @@ def describe(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "paper": method.paper,
+        "licence": method.licence,
+        "scope": list(scope(method)),
+        "cost": method.cost,
         "roles": sorted(method.roles),
         "needs": sorted(method.needs),
+        "needs_in_words": list(needs_in_words(method)),
         "calibrated": sorted(method.calibrated),
         "options": dict(method.options),
         "notes": method.notes,

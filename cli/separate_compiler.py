@@ -24,7 +24,7 @@ from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, report_budget
+from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
@@ -41,6 +41,7 @@ class Made:
 
     plan: Plan
     spent: BudgetReport
+    work: Work
     manifest: Manifest
     note: str
 
@@ -91,6 +92,7 @@ def compile_separate(
             spent = report_budget(facts, plan)
         with clock.stage("rewrite"):
             applied = apply_plan(separate.joined, plan, find_method)
+            work = report_work(separate.joined, applied, own)
             parts, chain = separate.parted(applied)
         with clock.stage("verify"):
             checked = Checked(facts, plan, applied, find_method)
@@ -116,7 +118,7 @@ def compile_separate(
                 placeholders=placeholders,
                 input_sha256=program.sha256,
                 seed=plan.seed,
-                budget=recorded_budget(plan.budget, spent, verdicts),
+                budget=recorded_budget(plan.budget, plan, spent, work, verdicts),
                 gates=tuple(gate_result(v) for v in verdicts),
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),
@@ -124,4 +126,4 @@ def compile_separate(
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )
-    return Made(plan, spent, manifest, note)
+    return Made(plan, spent, work, manifest, note)

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.ir.memory import with_memory
 from tokopt.ir.tolerances import ORACLE, TIE, coarsest
 from tokopt.passes.oracle.oracle import run_oracle
 from tokopt.passes.validate import (
@@ -39,6 +40,8 @@ def against_target(
     part: str = FIRST,
 ) -> Iterator[Verdict]:
     """Yield the verdicts on what a target computes from the files it wrote."""
+    if checked is not None:
+        inputs = with_memory(checked.applied.memory, inputs)
     got = target.open(folder, part)(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
     compared = f"{target.name} with the rewritten program, the same rows kept"

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.arrival import Arrival, arrival
 from tokopt.ir.attention import Attention, find_attention
 from tokopt.ir.axis import Axis, locate
+from tokopt.ir.collector import uncollected
 from tokopt.ir.cross import cross_stacks, find_readings
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims
@@ -167,6 +168,7 @@ class Facts:
         raise UnsupportedError(f"there is no site {name!r}", expected=f"one of {known}")
 
 
+@uncollected
 def analyse(exported: ExportedProgram) -> Facts:
     """Analyse a normalised program."""
     dims = infer_dims(exported)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
 
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from tokopt.ir.dead import remove_dead
 
@@ -29,8 +28,23 @@ def copy_graph(original: fx.Graph) -> fx.Graph:
     return graph
 
 
+def draft_of(exported: ExportedProgram) -> ExportedProgram:
+    """Return a copy to rewrite: graph, signature and constants are its own, weights are shared.
+
+    Its graph is not turned into code, which takes most of the time of a copy: nobody runs a draft.
+    """
+    draft = copy.copy(exported)
+    draft._graph_module = _LazyGraphModule(exported.graph_module, copy_graph(exported.graph))
+    draft._graph_signature = copy.deepcopy(exported.graph_signature)
+    draft._constants = dict(exported.constants)
+    return draft
+
+
 def rebuilt(exported: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
-    """Return the program with another graph of the same outputs, its signature renamed to match."""
+    """Return the program with another graph of the same outputs, its signature renamed to match.
+
+    The graph is turned into code once here: on deep models that is what takes the time.
+    """
     remove_dead(graph)
     graph.lint()
     (output,) = graph.find_nodes(op="output")
@@ -38,19 +52,6 @@ def rebuilt(exported: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
     for spec, node in zip(signature.output_specs, output.args[0], strict=True):
         if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
             spec.arg = dataclasses.replace(spec.arg, name=node.name)
-    return with_graph(exported, graph, signature, exported.constants)
-
-
-def with_graph(
-    exported: ExportedProgram,
-    graph: fx.Graph,
-    signature: ExportGraphSignature,
-    constants: dict[str, Any],
-) -> ExportedProgram:
-    """Return a program like another (weights are shared) with a graph of its own.
-
-    The graph is turned into code once here: on deep models that is what takes the time.
-    """
     return ExportedProgram(
         root=exported.graph_module,
         graph=graph,
@@ -59,6 +60,6 @@ def with_graph(
         range_constraints=copy.deepcopy(exported.range_constraints),
         module_call_graph=copy.deepcopy(exported.module_call_graph),
         example_inputs=exported.example_inputs,
-        constants=constants,
+        constants=exported.constants,
         verifiers=exported.verifiers,
     )

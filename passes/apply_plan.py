@@ -20,8 +20,10 @@ from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.arrival import Arrival
+from tokopt.ir.collector import uncollected
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
+from tokopt.ir.memory import Memory
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
@@ -41,12 +43,19 @@ TRACE = "trace"
 
 @dataclass(frozen=True)
 class Applied:
-    """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage."""
+    """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage.
+
+    ``inserted`` names the calls that each stage added: scores, choice, the gathers of the cut.
+    ``memory``: the inputs and outputs by which stages keep something for the next call.
+    """
 
     exported: ExportedProgram
     trace: tuple[tuple[str, str], ...]
+    inserted: tuple[frozenset[str], ...] = ()
+    memory: tuple[Memory, ...] = ()
 
 
+@uncollected
 def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method]) -> Applied:
     """Return a normalised program with the plan's stages inserted; the argument is untouched.
 
@@ -54,7 +63,11 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     """
     work = Workspace.of(exported)
     inserted: dict[int, Inserted] = {}
+    added: dict[int, frozenset[str]] = {}
     dropped: dict[str, int] = {}
+    feeding: dict[str, int] = {}
+    known: set[str] = set()
+    _since(work, known)
     runs = _runs(work.facts, plan, methods)
     fed = {id(run): _fed(work.facts, run) for run in runs}
     sites = [site for run in runs for _, members in run for _, _, site in members]
@@ -78,6 +91,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         state.reach, state.places, state.feeders, state.blocks = reach, places, feeders, blocks
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
+            added[feeding[head.role]] |= _since(work, known)
         current = head
         for stack, position, stage, site in stages:
             if stack is not current:
@@ -85,13 +99,23 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
                 current = stack
             method, now = methods(stage.method), series.behind(site)
             state.entry = series.behind(stack.sites[0]).value
-            trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed)
+            trace, cut = insert_stage(work, stack, now, stage, method, state, plan.seed, position)
             inserted[position] = trace
             series.make(cut)
+            added[position] = _since(work, known)
         for role, arrival in fed[id(run)].items():
             if arrival.holes:
                 dropped[role] = arrival.rows(state.visual // stages[-1][3].group)
-    return _finished(work, [inserted[i] for i in range(len(plan.stages))])
+                feeding[role] = stages[-1][1]
+    every = range(len(plan.stages))
+    return _finished(work, [inserted[i] for i in every], [added[i] for i in every])
+
+
+def _since(work: Workspace, known: set[str]) -> frozenset[str]:
+    """Return the names of calls that are new, and remember them."""
+    new = frozenset(node.name for node in work.graph.nodes) - known
+    known |= new
+    return new
 
 
 Members = list[tuple[int, Stage, Site]]
@@ -182,11 +206,12 @@ def _refuse_mixed_units(fed: Mapping[str, Arrival], runs: list[Run]) -> None:
                 )
 
 
-def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
+def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[str]]) -> Applied:
     """Add the trace outputs and make the program whole again."""
     (output,) = work.graph.find_nodes(op="output")
     names: list[tuple[str, str]] = []
     traced: list[fx.Node] = []
+    memory: list[Memory] = []
     for position, stage in enumerate(inserted):
         pair = (f"{TRACE}_{position}_kept", f"{TRACE}_{position}_scores")
         with work.graph.inserting_before(output):
@@ -195,6 +220,12 @@ def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
                 alias.name = name
                 traced.append(alias)
         names.append(pair)
+    for name, (shape, value) in (pair for one in inserted for pair in one.memory.items()):
+        with work.graph.inserting_before(output):
+            alias = work.call(torch.ops.aten.clone.default, value)
+        alias.name = f"{name}_next"
+        traced.append(alias)
+        memory.append(Memory(name, alias.name, shape))
     output.args = ((*output.args[0], *traced),)
     output.meta.pop("val", None)
     signature = copy.deepcopy(work.exported.graph_signature)
@@ -203,12 +234,12 @@ def _finished(work: Workspace, inserted: list[Inserted]) -> Applied:
         signature.output_specs.append(spec)
     work.exported._graph_signature = signature
     exported = rebuilt(work.exported, work.graph)
-    _extend_out_spec(exported, len(traced))
-    return Applied(exported, tuple(names))
+    _extend_specs(exported, len(traced), [one.input for one in memory])
+    return Applied(exported, tuple(names), tuple(added), tuple(memory))
 
 
-def _extend_out_spec(exported: ExportedProgram, count: int) -> None:
-    """Give the calling convention the trace: ``(original outputs, (trace, …))``."""
+def _extend_specs(exported: ExportedProgram, count: int, inputs: list[str]) -> None:
+    """Give the calling convention the trace: ``(original outputs, (trace, …))``, and inputs."""
     entry = exported.module_call_graph[0]
     if not count or entry.signature is None:
         return
@@ -217,4 +248,11 @@ def _extend_out_spec(exported: ExportedProgram, count: int) -> None:
     signature: Any = entry.signature
     original = pytree.tree_unflatten([0] * signature.out_spec.num_leaves, signature.out_spec)
     signature.out_spec = pytree.tree_structure((original, (0,) * count))
+    if inputs:
+        leaves = [0] * signature.in_spec.num_leaves
+        args, kwargs = pytree.tree_unflatten(leaves, signature.in_spec)
+        signature.in_spec = pytree.tree_structure((args, {**kwargs, **dict.fromkeys(inputs, 0)}))
+        exported._example_inputs = None
+        if signature.forward_arg_names is not None:
+            signature.forward_arg_names = [*signature.forward_arg_names, *inputs]
     exported._module_call_graph = [entry, *exported.module_call_graph[1:]]

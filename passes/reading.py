@@ -6,7 +6,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,13 +57,17 @@ def read_site(
     state: StackState,
     lead: tuple[Axis, ...],
     seed: int,
+    kept: Mapping[str, fx.Node],
 ) -> Reading:
-    """Return what a stage's method reads; values that are not in the graph yet are inserted."""
+    """Return what a stage's method reads; values that are not in the graph yet are inserted.
+
+    ``kept``: the inputs that hold what the method remembers, by its names.
+    """
     operands, needs = Operands(), method.needs
     view, visual = _view(work, stack, site, state), state.visual
     value, mask = operands.slot(site.value), operands.maybe(state.mask)
     earlier, since = state.carried.get(stage.method, (None, 0))
-    carried, memory = operands.maybe(earlier), operands.maybe(state.memory.get(stage.method))
+    carried, passed = operands.maybe(earlier), operands.maybe(state.passed.get(stage.method))
     arriving = operands.maybe(_arriving(work, stack, site, state))
     groups = _groups(operands, stack, site, state)
     entry = _entry(work, operands, site, method, state, view)
@@ -71,6 +75,8 @@ def read_site(
     text = operands.maybe(_text(work, stack, site, state, lead) if prompt else None)
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
+    memory = {name: operands.slot(node) for name, node in kept.items()}
+    numbers = visual_numbers(operands, stack, state) if memory else None
     blocks = state.blocks.get(site.name, ())
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state, blocks, view)
     ahead = read_ahead(work, operands, stack, site, method, lead)
@@ -100,8 +106,10 @@ def read_site(
             places=places(given, candidates),
             tower=tower(given, candidates),
             ahead=ahead(given),
-            memory=memory(given),
+            passed=passed(given),
             options=stage.options,
+            numbers=None if numbers is None else numbers(given, candidates),
+            state={name: slot(given) for name, slot in memory.items()},
         )
         return taps, known
 

@@ -20,14 +20,32 @@ def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     return work.splice(score, list(reading.operands))
 
 
-def memory_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
-    """Insert what a method remembers of the rows at a site, fp32 ``[B, N]``."""
+def passed_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
+    """Insert what a method passes on to its next stage of the rows at a site, fp32 ``[B, N]``."""
 
-    def memory(*tensors: Tensor) -> Tensor:
-        assert method.memory is not None
-        return method.memory(reading.build(tensors)[0]).float()
+    def passed(*tensors: Tensor) -> Tensor:
+        assert method.passes_on is not None
+        return method.passes_on(reading.build(tensors)[0]).float()
 
-    return work.splice(memory, list(reading.operands))
+    return work.splice(passed, list(reading.operands))
+
+
+def remember_rows(
+    work: Workspace, reading: Reading, method: Method, rows: fx.Node
+) -> dict[str, fx.Node]:
+    """Insert what a method keeps for the next call, by name.
+
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
+
+    def remembered(stay: Tensor, *tensors: Tensor) -> list[Tensor]:
+        taps, _ = reading.build(tensors)
+        assert method.remember is not None
+        kept = method.remember(taps, stay)
+        return [kept[name] for name in method.state]
+
+    nodes = work.splice(remembered, [rows, *reading.operands])
+    return dict(zip(method.state, nodes, strict=True))
 
 
 def combine_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:

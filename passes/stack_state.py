@@ -21,7 +21,7 @@ class StackState:
 
     ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
     ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
-    the depth it was taken at, ``memory`` what was remembered, by method.  ``cuts``: per stage the
+    the depth it was taken at, ``passed`` what it passed on, by method.  ``cuts``: per stage the
     depth it enters and its index, int64 ``[B, K]`` over the stream rows before it.  Found before
     anything was rewritten, by site: ``reach``, which units ever arrive anywhere (``Facts.reach``);
     ``places``, where its rows come from; ``feeders``, the tower that a method reads; ``blocks``,
@@ -34,7 +34,7 @@ class StackState:
     mask: fx.Node | None = None
     origin: fx.Node | None = None
     carried: dict[str, tuple[fx.Node, int]] = field(default_factory=dict)
-    memory: dict[str, fx.Node] = field(default_factory=dict)
+    passed: dict[str, fx.Node] = field(default_factory=dict)
     cuts: list[tuple[int, fx.Node]] = field(default_factory=list)
     reach: Mapping[str, Tensor | None] = field(default_factory=dict)
     places: Mapping[str, Places] = field(default_factory=dict)

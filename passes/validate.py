@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
+from tokopt.ir.memory import next_call, with_memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
@@ -82,9 +83,11 @@ class _FullPrecision(fx.Interpreter):
 
 
 def split_trace(checked: Checked, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Split a rewritten program's outputs into the original's and the kept rows per stage."""
-    count = len(outputs) - 2 * len(checked.applied.trace)
-    return list(outputs[:count]), [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+    """Split a rewritten program's outputs: the original's and what is remembered; the kept rows."""
+    behind = len(outputs) - len(checked.applied.memory)
+    count = behind - 2 * len(checked.applied.trace)
+    kept = [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+    return [*outputs[:count], *outputs[behind:]], kept
 
 
 def _neutral(checked: Checked) -> ExportedProgram:
@@ -101,7 +104,8 @@ def _neutral(checked: Checked) -> ExportedProgram:
 
 def _identity(checked: Checked, neutral: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
     reference = run_program(checked.facts.exported, inputs, full=True)
-    results = run_program(neutral, inputs, full=True)[: len(reference)]
+    whole = with_memory(checked.applied.memory, inputs)
+    results = run_program(neutral, whole, full=True)[: len(reference)]
     worst = 0.0
     for wanted, got in zip(reference, results, strict=True):
         if got.shape != wanted.shape:
@@ -124,7 +128,21 @@ def relative_difference(wanted: Tensor, got: Tensor) -> float:
 
 
 def _against_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    """Yield the verdicts on a call, and where stages remember something on the call behind it."""
+    memory = checked.applied.memory
+    inputs = with_memory(memory, inputs)
     outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs, full=True))
+    yield from _called(checked, inputs, outputs, kept)
+    if memory:
+        again = dict(zip((one.output for one in memory), outputs[-len(memory) :], strict=True))
+        inputs = {**inputs, **next_call(memory, again)}
+        ran = run_program(checked.applied.exported, inputs, full=True)
+        yield from _called(checked, inputs, *split_trace(checked, ran))
+
+
+def _called(
+    checked: Checked, inputs: Mapping[str, Tensor], outputs: list[Tensor], kept: list[Tensor]
+) -> Iterator[Verdict]:
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(rows, c.alive) for rows, c in zip(kept, free.stages, strict=True)]
     yield from judge(checked, inputs, outputs, alive, free, "the rewritten program")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import operator
 from collections.abc import Set as AbstractSet
@@ -24,7 +23,7 @@ from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.lengths import same_length
-from tokopt.ir.rebuilt import copy_graph, with_graph
+from tokopt.ir.rebuilt import draft_of
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
 Count = int | fx.Node
@@ -47,8 +46,7 @@ class Workspace:
     @staticmethod
     def of(exported: ExportedProgram) -> Workspace:
         """Copy a normalised program's graph (weights are shared) and analyse it."""
-        signature, constants = copy.deepcopy(exported.graph_signature), dict(exported.constants)
-        mine = with_graph(exported, copy_graph(exported.graph), signature, constants)
+        mine = draft_of(exported)
         facts = analyse(mine)
         axes = dict(facts.dims.axes)
         grown = dataclasses.replace(facts, dims=dataclasses.replace(facts.dims, axes=axes))
@@ -109,6 +107,21 @@ class Workspace:
         argument = TensorArgument(name=node.name)
         specs.insert(at, InputSpec(InputKind.CONSTANT_TENSOR, argument, name))
         self.exported.constants[name] = value
+        return node
+
+    def input(self, name: str, shape: tuple[int, ...]) -> fx.Node:
+        """Add an fp32 input of a constant shape, by name behind all others; return it.
+
+        Raises ``UnsupportedError`` where the program has such an input.
+        """
+        specs = self.exported.graph_signature.input_specs
+        last = self.graph.find_nodes(op="placeholder")[-1]
+        if any(node.name == name for node in self.graph.nodes):
+            raise UnsupportedError(f"the program has a value called {name!r} already")
+        with self.graph.inserting_after(last):
+            node = self.graph.placeholder(name)
+        node.meta["val"] = self.mode.from_tensor(torch.zeros(shape), static_shapes=True)
+        specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None))
         return node
 
     def size(self, node: fx.Node, dim: int) -> Count:

@@ -24,8 +24,9 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 3
-"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``; older ones still load."""
+SCHEMA_VERSION = 4
+"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
+and ``state``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -46,12 +47,27 @@ class LayerSpend:
 
 
 @dataclass(frozen=True)
+class StageCost:
+    """What a stage itself does in one run: operations, and bytes read and written."""
+
+    site: str
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Budget:
-    """What was asked for and what is spent, by kind; ``latency`` is in seconds, others shares."""
+    """What was asked for and what is spent, by kind; ``latency`` is in seconds, others shares.
+
+    ``flops_saved``: operations that the model no longer does in one run; ``selector``: what the
+    stages do to save them, in plan order, which ``total["flops"]`` includes.
+    """
 
     requested: Mapping[str, float] = field(default_factory=dict)
     total: Mapping[str, Amount] = field(default_factory=dict)
     layers: tuple[LayerSpend, ...] = ()
+    flops_saved: int | None = None
+    selector: tuple[StageCost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,12 @@ def read_manifest(folder: Path) -> Manifest:
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
     lacking: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    return json.dumps({**lacking, **json.loads(text)})
+    found = {**lacking, **json.loads(text)}
+    uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}
+    for part in (found, *found["variants"]):
+        if isinstance(part, dict) and isinstance(part.get("budget"), dict):
+            part["budget"] = {**uncounted, **part["budget"]}
+    return json.dumps(found)
 
 
 def _version(package: str) -> str:

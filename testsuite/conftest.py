@@ -19,8 +19,11 @@ from filecheck.parser import Parser, pattern_for_opts
 from hypothesis import settings
 from torch.export import ExportedProgram
 
+from tokopt.ir.collector import collect_seldom
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes
 torch.set_num_threads(1)
+collect_seldom()
 settings.register_profile("repeatable", derandomize=True)  # a red run is a change, not chance
 settings.load_profile("repeatable")
 

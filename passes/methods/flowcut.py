@@ -64,6 +64,8 @@ def flow(layer: LayerTap, candidates: Tensor, relay: int | None) -> Tensor:
 METHOD = Method(
     name="flowcut",
     paper="arXiv:2505.19536",
+    licence="Apache-2.0",
+    cost="O(N)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=schedule,

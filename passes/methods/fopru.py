@@ -82,6 +82,8 @@ def _spread(values: Tensor, candidates: Tensor) -> Tensor:
 METHOD = Method(
     name="fopru",
     paper="arXiv:2411.14164",
+    licence="no code published",
+    cost="O(N²)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

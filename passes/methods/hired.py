@@ -100,5 +100,7 @@ METHOD = Method(
     schedule=before_decoder,
     needs=frozenset({"tower", "places"}),
     notes="a share of the tokens for every tile, by the class token's first view of the picture",
+    licence="MIT",
+    cost="O(N)",
     options={"alpha": 0.5, "compat": "paper"},
 )

@@ -103,6 +103,8 @@ def _variety(crop: Tensor, mass: Tensor, inside: Tensor) -> Tensor:
 METHOD = Method(
     name="holov",
     paper="arXiv:2510.02912",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

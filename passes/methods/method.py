@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
@@ -21,6 +22,12 @@ GRID = "grid"
 
 STACKS = "stacks"
 """The option of a method that has stages in a tower and in the decoder: ``both``, or ``one``."""
+
+COSTS = ("O(N)", "O(N·K)", "O(N·K²)", "O(N²)", "O(N²·K)", "O(N³)")
+"""How a method's own work grows with N visual rows there are and K that stay."""
+
+ITEMS, ROWS, FEATURES = "items", "rows", "features"
+"""Sizes in the shape of a state: items, visual rows of the original, features of the stream."""
 
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
@@ -103,9 +110,12 @@ class Taps:
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
     need it.  ``ahead`` is the layer behind the site, as it would be over the rows there are now;
-    None where the method does not wish it, or there is none.  ``memory`` is what
-    the previous stage of the same method remembered of the rows that stayed, ``[B, N]``, or None.
-    ``count`` is the number of visual rows there are now.  ``options`` are the stage's own settings.
+    None where the method does not wish it, or there is none.  ``passed`` is what the previous stage
+    of the same method passed on of the rows that stayed, ``[B, N]``, or None.  ``count`` is the
+    number of visual rows there are now.  ``options`` are the stage's own settings.  ``numbers`` is
+    each row's number among the visual rows of the original, int64 ``[B, N]``, anything at other
+    rows; None: the candidates are all there are.  ``state`` is what the method kept of earlier
+    calls, by name (``Method.state``); without entry: nothing yet.
     """
 
     layers: Sequence[LayerTap]
@@ -123,9 +133,15 @@ class Taps:
     places: Places | None = None
     tower: TowerTap | None = None
     ahead: LayerTap | None = None
-    memory: Tensor | None = None
+    passed: Tensor | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    numbers: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def kept(self, name: str, *shape: int) -> Tensor:
+        """Return a state of the method, zeros of a shape where there is none yet."""
+        return self.state.get(name, self.hidden.new_zeros(shape, dtype=torch.float32))
 
     def want_text(self, method: str) -> Tensor:
         """Return which rows are text, or refuse where there is no prompt."""
@@ -181,6 +197,13 @@ which nothing is folded come out as they went in, bit for bit.
 """
 
 
+Remember = Callable[[Taps, Tensor], Mapping[str, Tensor]]
+"""``(taps, stay) -> {name: state}``: every state of the method, for the next call.
+
+``stay`` is as in ``Combine``.  The tensors are fp32 of the shapes that ``Method.state`` has.
+"""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a schedule is made for: a stack of ``layers`` layers with ``count`` visual rows.
@@ -220,12 +243,15 @@ class Method:
     ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.
-    ``memory``: what a stage remembers of each row for the next one, where that is not its score.
+    ``passes_on``: what a stage hands to the method's next one, of each row, besides its score.
     ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
-    recycling); None: nothing.
+    recycling); None: nothing.  ``licence``: that of the authors' code, which is never copied: what
+    is here is written from the paper.  ``cost``: one of ``COSTS``.  ``state``: the shapes of what
+    is kept from one call to the next, by name, in numbers and ``ITEMS``, ``ROWS``, ``FEATURES``;
+    ``remember``: what becomes of it in a call.
     """
 
     name: str
@@ -241,7 +267,11 @@ class Method:
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     tower_rows: Callable[[Setting], int] | None = None
-    memory: Score | None = None
+    passes_on: Score | None = None
+    licence: str = ""
+    cost: str = ""
+    state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    remember: Remember | None = None
 
     def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
         """Return what it needs under a stage's options."""

@@ -46,6 +46,8 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="pdrop",
     paper="arXiv:2410.17247",
+    licence="MIT",
+    cost="O(N)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,

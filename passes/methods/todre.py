@@ -65,6 +65,8 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
 METHOD = Method(
     name="todre",
     paper="arXiv:2505.18757",
+    licence="no code published",
+    cost="O(N·K)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=before_decoder,

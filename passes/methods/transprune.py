@@ -1,7 +1,7 @@
 """TransPrune: the tokens that the decoder's blocks turn and stretch, and that the prompt looks at.
 
 Paper: Li et al., "TransPrune: Token Transition Pruning for Efficient Large Vision-Language Model",
-arXiv:2507.20630.  For each block F (attention, feed-forward) of a layer, with T_in what it reads
+CVPR 2026, arXiv:2507.20630.  For each block F (attention, feed-forward) of a layer, with T_in what it reads
 behind its norm and T_out what it adds to the stream:
 
     m = ‖T_out‖ / ‖T_in‖      d = cos(T_out, T_in)      TTV_F = m · softmax_j(1 - |d|)
@@ -49,7 +49,7 @@ def transition(taps: Taps) -> Tensor:
     """Return TTV ``[B, N]``: of the layer before the first stage, of all since then."""
     layers = taps.want_layers("transprune")
     code = settings.choice(taps, "transprune", "compat", "paper", "code") == "code"
-    total = taps.memory
+    total = taps.passed
     for layer in layers if total is not None else layers[-1:]:
         for before, after in layer.blocks:
             step = _turn(before.float(), after.float(), taps.candidates, code)
@@ -93,5 +93,7 @@ METHOD = Method(
     wishes=frozenset({"ahead"}),
     notes="how far blocks turn and stretch a token, and the prompt's attention, in three stages",
     options={"alpha": 0.5, "compat": "paper"},
-    memory=transition,
+    passes_on=transition,
+    licence="MIT",
+    cost="O(N)",
 )

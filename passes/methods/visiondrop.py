@@ -98,6 +98,8 @@ METHOD = Method(
     wishes=frozenset({"ahead"}),
     notes="attention among visual tokens, at the tower's end and three times in the decoder",
     options={STACKS: "both"},
+    licence="Apache-2.0",
+    cost="O(N²)",
     tower_rows=tower_rows,
     combine=combine,
 )

@@ -49,6 +49,8 @@ def _attention(taps: Taps) -> Tensor:
 METHOD = Method(
     name="visionzip",
     paper="arXiv:2412.04467",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

@@ -83,7 +83,7 @@ class MaskedInterpreter(fx.Interpreter):
             if one not in self.env and one not in needed:
                 needed.add(one)
                 waiting += one.all_input_nodes
-        for one in self.module.graph.nodes:
+        for one in self.graph.nodes:
             if one in needed:
                 self._node = one
                 self.env[one] = super().run_node(one)

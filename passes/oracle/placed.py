@@ -18,6 +18,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
 
 
@@ -27,7 +28,7 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score; ``memory`` what it remembers.  All
+    were dead before.  ``raw``: the method's own score; ``passed`` what it passes on.  All
     ``[B, N]``.  ``quota``: how many candidates of each item stay.  ``table``
     ``[groups, rows per group]``: rows that go together.
     """
@@ -39,7 +40,7 @@ class Choice:
     scores: Tensor
     raw: Tensor
     quota: tuple[int, ...]
-    memory: Tensor | None = None
+    passed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``; ``ahead`` the layer
-    behind the site, and ``blocks`` the sub-blocks by depth, where the method reads those.
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, of ``images``; ``ahead`` the layer behind the site, and ``blocks`` the sub-blocks by
+    depth, where the method reads those.
     """
 
     stage: Stage
@@ -64,6 +66,12 @@ class PlacedStage:
     images: frozenset[fx.Node] = frozenset()
     ahead: tuple[Layer, Attention] | None = None
     blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
+    number: int = 0
+
+    @property
+    def remembers(self) -> dict[str, str]:
+        """The inputs that hold what the method remembers, each with the method's own name."""
+        return {memory_name(self.number, name): name for name in self.method.state}
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
@@ -112,11 +120,8 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
         inside = dict(enumerate(blocks.get(stage.site, ())))
         read = {layer.depth: inside[layer.depth] for layer, _ in layers if inside}
-        placed.append(
-            PlacedStage(
-                stage, stack, site, method, before, same, layers, feeder, images, ahead, read
-            )
-        )
+        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead, read)
+        placed.append(PlacedStage(*place, number=len(placed)))
     return placed
 
 

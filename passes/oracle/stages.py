@@ -42,12 +42,15 @@ class Stages:
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
         places: Mapping[str, Places],
+        state: Mapping[str, Tensor],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
         self.original, self.places = original, places
+        self.state: Mapping[str, Tensor] = state
+        self.kept: dict[str, Tensor] = {}
         self.seen: Mapping[fx.Node, Any] = {}
         self.peek: Callable[[set[fx.Node], fx.Node, Tensor], Mapping[fx.Node, Any]]
         self.choices: dict[int, Choice] = {}
@@ -89,6 +92,10 @@ class Stages:
             seen = {**self.seen, **self.peek(watched(attention), site.value, value)}
             reader = TapReader(self.dims, seen, rows.lead, left)
             taps = replace(taps, ahead=reader.layer(layer, attention))
+        if placed.remembers:
+            held = {n: self.state[key] for key, n in placed.remembers.items() if key in self.state}
+            numbers = (visual.long().cumsum(1) - 1).gather(1, left)
+            taps = replace(taps, state=held, numbers=numbers)
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
@@ -96,13 +103,13 @@ class Stages:
             tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
             taps = replace(taps, tower=tower)
         if placed.same is not None:
-            known = self.choices[placed.same].memory
-            taps = replace(taps, memory=None if known is None else known.gather(1, left))
+            known = self.choices[placed.same].passed
+            taps = replace(taps, passed=None if known is None else known.gather(1, left))
         raw = self._score(placed.method, taps, alive, left)
-        memory = None
-        if placed.method.memory is not None:
-            remembered = placed.method.memory(taps).float()
-            memory = torch.full(alive.shape, torch.nan).scatter(1, left, remembered)
+        passed = None
+        if placed.method.passes_on is not None:
+            given = placed.method.passes_on(taps).float()
+            passed = torch.full(alive.shape, torch.nan).scatter(1, left, given)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
@@ -113,10 +120,14 @@ class Stages:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
         self.choices[index] = Choice(
-            placed.stage, table, after, candidates, scores, raw, quota, memory
+            placed.stage, table, after, candidates, scores, raw, quota, passed
         )
         if placed.method.combine is not None:
             value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+        if placed.method.remember is not None:
+            stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+            kept = placed.method.remember(taps, stay)
+            self.kept.update({key: kept[name] for key, name in placed.remembers.items()})
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:

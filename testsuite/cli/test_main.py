@@ -259,8 +259,10 @@ sys.exit(main(["fake"]))
 
 
 def started(body: str) -> subprocess.Popen[str]:
+    """Start a process that can be interrupted: what a shell runs behind ``&`` ignores Ctrl-C."""
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS.format(body=body)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

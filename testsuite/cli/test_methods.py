@@ -4,6 +4,7 @@ import json
 import pytest
 
 from tokopt.cli import methods
+from tokopt.passes.methods.about import scope
 from tokopt.passes.methods.registry import METHODS
 
 
@@ -19,16 +20,20 @@ def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixtur
     listed = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in listed] == list(METHODS)
     vtc = next(entry for entry in listed if entry["name"] == "vtc_cls")
+    assert vtc["scope"] == ["vision"] and vtc["cost"] == "O(N)"
+    assert vtc["licence"] == "Apache-2.0"
+    assert vtc["needs_in_words"] == ["attention", "the class token"]
     assert vtc["needs"] == ["layers", "relay"] and vtc["options"] == {"start": "scaled"}
 
 
-def test_the_table_has_a_row_per_method(
+def test_the_tables_have_a_row_per_method(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run() == 0
-    text = capsys.readouterr().out
-    lines = text.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     for name, method in METHODS.items():
-        (row,) = (line for line in lines if line.split()[:1] == [name])
-        assert method.paper in row and method.notes in row
+        text, facts = (line for line in lines if line.split()[:1] == [name])
+        assert method.notes in text
+        for word in (method.paper, method.licence, method.cost, *scope(method)):
+            assert word in facts

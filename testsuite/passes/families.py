@@ -77,7 +77,8 @@ def lowered(name: str, text: str, target: str = "onnxruntime-cpu") -> Lowered:
     done, chosen = rewritten(name, text), find(target)
     program = decompose(done.applied.exported)
     traced = [f"trace.{i}.{w}" for i in range(len(done.plan.stages)) for w in ("kept", "scores")]
-    names = ["logits", *traced]
+    remembered = [memory.output for memory in done.applied.memory]
+    names = ["logits", *traced, *remembered]
     folder = Path(tempfile.mkdtemp(prefix="tokopt-test-"))
     chosen.lower(program, folder, names)
     return Lowered(chosen, folder, analysed(name), done, program, names, chosen.open(folder))

@@ -51,7 +51,7 @@ def test_the_score_is_transition_and_attention(compat: str, alpha: float, later:
     taps = drawn_taps("decoder", options={"compat": compat, "alpha": alpha}, layers=3)
     ahead = drawn_taps("decoder", seed=4, layers=1).layers[0]
     memory = torch.rand(2, 14, generator=torch.Generator().manual_seed(1)) if later else None
-    taps = dataclasses.replace(taps, ahead=ahead, memory=memory)
+    taps = dataclasses.replace(taps, ahead=ahead, passed=memory)
     found = METHOD.score(taps)
     for item, inside in enumerate(taps.candidates.numpy()):
         total = turned(
@@ -112,7 +112,7 @@ def test_a_memory_that_is_lost_is_found_out(monkeypatch: pytest.MonkeyPatch) -> 
     family = analysed("llava")
     chosen = alone("decoder:1", 18, "decoder:2", 9)
     assert not failures(checked(family, chosen), [every_input(family)[0]])
-    monkeypatch.setattr("tokopt.passes.stage.memory_rows", _zeros)
+    monkeypatch.setattr("tokopt.passes.stage.passed_rows", _zeros)
     assert "selection" in failures(checked(family, chosen), [every_input(family)[0]])
 
 
@@ -143,7 +143,7 @@ def test_transitions_are_those_the_library_computes() -> None:
     found = run_oracle(
         family.facts, plan("decoder:2 transprune 9"), every_input(family)[0], find_method
     ).stages[0]
-    assert found.memory is not None
+    assert found.passed is not None
     for item, inside in enumerate(found.candidates.numpy()):
         total = np.zeros(len(inside))
         for block in ("attention", "mlp"):
@@ -151,7 +151,7 @@ def test_transitions_are_those_the_library_computes() -> None:
             long, short = np.linalg.norm(b, axis=1), np.linalg.norm(a, axis=1)
             weight = np.exp(1 - np.abs((a * b).sum(1) / long / short)) * inside
             total += long / short * weight / weight.sum()
-        np.testing.assert_allclose(found.memory[item].numpy()[inside], total[inside], rtol=1e-3)
+        np.testing.assert_allclose(found.passed[item].numpy()[inside], total[inside], rtol=1e-3)
 
 
 def test_a_layer_with_one_block_has_one_and_every_other_two() -> None:
