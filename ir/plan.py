@@ -90,8 +90,8 @@ def _stage(data: Any, where: str) -> Stage:
         _typed(data, "keep", (int,), ..., where),
         _typed(data, "options", (dict,), {}, where),
     )
-    if stage.keep < 1:
-        raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
+    if stage.keep < 0:
+        raise InputError(f"keep = {stage.keep}", where=where, expected="no negative number")
     _nothing_left(data, where)
     return stage
 

@@ -210,7 +210,8 @@ class Setting:
 
     ``keep`` rows are to remain after the last stage, a multiple of ``group``; ``role`` is the
     stack's role without number; ``consumer`` whether budgets count this stack's own layers;
-    ``entropies`` the calibrated relay entropy ratio r_H of each layer where inputs were given.
+    ``entropies`` the calibrated relay entropy ratio r_H of each layer where inputs were given;
+    ``paired`` whether the method has stages in the tower in front of the stack as well.
     """
 
     role: str
@@ -220,6 +221,7 @@ class Setting:
     group: int = 1
     consumer: bool = False
     entropies: tuple[float, ...] | None = None
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ class Method:
     ``passes_on``: what a stage hands to the method's next one, of each row, besides its score.
     ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
+    ``empties``: whether a stage of it may leave no visual row, in a decoder, where text is left.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.  ``licence``: that of the authors' code, which is never copied: what
@@ -268,6 +271,7 @@ class Method:
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     tower_rows: Callable[[Setting], int] | None = None
     passes_on: Score | None = None
+    empties: bool = False
     licence: str = ""
     cost: str = ""
     state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)

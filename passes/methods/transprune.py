@@ -1,8 +1,8 @@
 """TransPrune: the tokens that the decoder's blocks turn and stretch, and that the prompt looks at.
 
 Paper: Li et al., "TransPrune: Token Transition Pruning for Efficient Large Vision-Language Model",
-CVPR 2026, arXiv:2507.20630.  For each block F (attention, feed-forward) of a layer, with T_in what it reads
-behind its norm and T_out what it adds to the stream:
+CVPR 2026, arXiv:2507.20630.  For each block F (attention, feed-forward) of a layer, with T_in what
+it reads behind its norm and T_out what it adds to the stream:
 
     m = ‖T_out‖ / ‖T_in‖      d = cos(T_out, T_in)      TTV_F = m · softmax_j(1 - |d|)
     TTV   = Σ over both blocks and the layers so far; it goes on with the tokens that stay
