@@ -21,13 +21,14 @@ from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.placeholders import find_placeholders
-from tokopt.ir.plan import Outputs, Plan
+from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
+from tokopt.passes.quotas import with_quota
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets.artifact import LOG, PLAN, building, seal
 from tokopt.targets.base import Target
@@ -54,6 +55,7 @@ def compile_separate(
     *,
     budgets: Sequence[float] = (),
     method: str | None = None,
+    quota: Quota = "joint",
     plan: Plan | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
     outputs: Outputs | None = None,
@@ -86,7 +88,8 @@ def compile_separate(
                 front = before_generation(facts)
                 entropies = observe(facts, own).entropies
                 fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
-                plan = Plan(fitted.plan.stages, budgets[0], seed or 0, outputs or "full")
+                stages = with_quota(facts, fitted.plan, quota).stages
+                plan = Plan(stages, budgets[0], seed or 0, outputs or "full")
                 note = fitted.note
             refuse_decoder_stages(facts, plan)
             spent = report_budget(facts, plan)

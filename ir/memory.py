@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Memory:
     shape: tuple[int, ...]
 
 
-def with_memory(memory: Sequence[Memory], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_memory(memory: Sequence[Memory], inputs: Mapping[str, T]) -> dict[str, T | Tensor]:
     """Return inputs by name, zeros for what is remembered and not given."""
     first = {one.input: torch.zeros(one.shape) for one in memory if one.input not in inputs}
     return {**inputs, **first}

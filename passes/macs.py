@@ -28,6 +28,7 @@ from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
 from tokopt.ir.region import plan_region
 from tokopt.passes.oracle.sizes import Sizes
+from tokopt.passes.slow_path import inner_region, path_end
 
 LEFT = {
     "aten::matmul": "self",
@@ -123,6 +124,11 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
     cuts: list[_Cut] = []
     consumer = facts.consumer
     for stage, stack, site in staged:
+        if stage.until is not None:
+            region = inner_region(facts, facts.exported.graph, site, path_end(facts, stage))
+            kept = stage.keep // site.run
+            cuts.append(_Cut(site.tokens, kept, frozenset(region.short)))
+            continue
         if stack is consumer and stack.merge is not None:
             kept = _with_text(stack, stage.keep, sizes)
         else:

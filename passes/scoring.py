@@ -30,6 +30,20 @@ def passed_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     return work.splice(passed, list(reading.operands))
 
 
+def weigh_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
+    """Insert how many original rows each row that stays stands for, fp32 ``[B, K]``.
+
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
+
+    def weighed(stay: Tensor, *tensors: Tensor) -> Tensor:
+        taps, _ = reading.build(tensors)
+        assert method.weigh is not None
+        return method.weigh(taps, stay)
+
+    return work.splice(weighed, [rows, *reading.operands])
+
+
 def remember_rows(
     work: Workspace, reading: Reading, method: Method, rows: fx.Node
 ) -> dict[str, fx.Node]:

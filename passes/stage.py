@@ -25,7 +25,14 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
 from tokopt.passes.remembered import memory_inputs
-from tokopt.passes.scoring import combine_rows, passed_rows, remember_rows, score_rows
+from tokopt.passes.scoring import (
+    combine_rows,
+    passed_rows,
+    remember_rows,
+    score_rows,
+    weigh_rows,
+)
+from tokopt.passes.shared import share_scores
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
@@ -69,9 +76,13 @@ def insert_stage(
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
-        index = _select(work, stack, site, state, scores, total, lead)
+        images, ranked = state.images.get(site.name), scores
+        if images is not None:
+            ranked = share_scores(work, stack, state, scores, stage.keep, images)
+        index = _select(work, stack, site, state, ranked, total, lead)
         stream = _stream_rows(work, stack, site, state, index, scores)
         short = combine_rows(work, reading, method, stream) if method.combine else None
+        weighed = weigh_rows(work, reading, method, stream) if method.weigh else None
         after = remember_rows(work, reading, method, stream) if method.remember else {}
         kept, stayed = _follow(work, site, state, stream, scores)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
@@ -79,6 +90,7 @@ def insert_stage(
         cut.replace_value(short)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
+    state.sizes = state.sizes if weighed is None else weighed
     memory = {
         node.name: (tuple(node.meta["val"].shape), after[name])
         for name, node in kept_before.items()
@@ -91,7 +103,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried, state.passed = [], {}, {}
+    state.cuts, state.carried, state.passed, state.sizes = [], {}, {}, None
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -214,6 +226,8 @@ def _follow(
         origin = work.call(aten.gather.default, state.origin, 1, stream)
     if state.mask is not None:
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
+    if state.sizes is not None:
+        state.sizes = work.call(aten.gather.default, state.sizes, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
     for name, node in state.passed.items():

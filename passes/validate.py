@@ -29,6 +29,7 @@ from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection, torn_groups
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
+from tokopt.passes.rewriting import neutral
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def validate(checked: Checked, batches: Sequence[Mapping[str, Tensor]]) -> Itera
     """Yield each gate's verdict, on every set of inputs; stops at nothing."""
     faults = structural_faults(checked.applied.exported)
     yield Verdict("structure", not faults, "the rewritten graph", message="; ".join(faults[:3]))
-    neutral = _neutral(checked)
+    idle = _neutral(checked)
     for inputs in batches:
-        yield _identity(checked, neutral, inputs)
+        yield _identity(checked, idle, inputs)
         yield from _against_oracle(checked, inputs)
 
 
@@ -98,14 +99,14 @@ def _neutral(checked: Checked) -> ExportedProgram:
         stack, _ = facts.find_site(stage.site)
         assert isinstance(stack.count, int)
         stages.append(replace(stage, keep=stack.count))
-    plan = replace(checked.plan, stages=tuple(stages))
+    plan = replace(neutral(checked.plan), stages=tuple(stages))
     return apply_plan(facts.exported, plan, checked.methods).exported
 
 
-def _identity(checked: Checked, neutral: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
+def _identity(checked: Checked, idle: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
     reference = run_program(checked.facts.exported, inputs, full=True)
     whole = with_memory(checked.applied.memory, inputs)
-    results = run_program(neutral, whole, full=True)[: len(reference)]
+    results = run_program(idle, whole, full=True)[: len(reference)]
     worst = 0.0
     for wanted, got in zip(reference, results, strict=True):
         if got.shape != wanted.shape:

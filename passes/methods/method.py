@@ -115,7 +115,8 @@ class Taps:
     number of visual rows there are now.  ``options`` are the stage's own settings.  ``numbers`` is
     each row's number among the visual rows of the original, int64 ``[B, N]``, anything at other
     rows; None: the candidates are all there are.  ``state`` is what the method kept of earlier
-    calls, by name (``Method.state``); without entry: nothing yet.
+    calls, by name (``Method.state``); without entry: nothing yet.  ``sizes`` is how many original
+    rows each row stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
     """
 
     layers: Sequence[LayerTap]
@@ -138,6 +139,12 @@ class Taps:
     options: Mapping[str, int | float | str] = field(default_factory=dict)
     numbers: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    sizes: Tensor | None = None
+
+    def want_sizes(self) -> Tensor:
+        """Return how many rows each row stands for; only a method that weighs them has that."""
+        assert self.sizes is not None
+        return self.sizes
 
     def kept(self, name: str, *shape: int) -> Tensor:
         """Return a state of the method, zeros of a shape where there is none yet."""
@@ -197,6 +204,13 @@ which nothing is folded come out as they went in, bit for bit.
 """
 
 
+Weigh = Callable[[Taps, Tensor], Tensor]
+"""``(taps, stay) -> [B, K]`` fp32: how many original rows each row that stays stands for.
+
+From there on attention of the stack counts a key that often: the logarithm joins its logits.
+"""
+
+
 Remember = Callable[[Taps, Tensor], Mapping[str, Tensor]]
 """``(taps, stay) -> {name: state}``: every state of the method, for the next call.
 
@@ -251,7 +265,8 @@ class Method:
     ``empties``: whether a stage of it may leave no visual row, in a decoder, where text is left.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
-    recycling); None: nothing.  ``licence``: that of the authors' code, which is never copied: what
+    recycling); None: nothing.  ``weigh``: how many rows each of them stands for; None: one.
+    ``licence``: that of the authors' code, which is never copied: what
     is here is written from the paper.  ``cost``: one of ``COSTS``.  ``state``: the shapes of what
     is kept from one call to the next, by name, in numbers and ``ITEMS``, ``ROWS``, ``FEATURES``;
     ``remember``: what becomes of it in a call.
@@ -266,6 +281,7 @@ class Method:
     calibrated: frozenset[str] = frozenset()
     notes: str = ""
     combine: Combine | None = None
+    weigh: Weigh | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)

@@ -1,8 +1,9 @@
 """STC's pruner: of every frame of a stream the tokens that are newest, against frame and memory.
 
-Paper: STC, streaming token compression for video (its second part; code lern-to-write/STC at
-9b13ce0).  z are the tokens at the decoder's entry, scaled to length 1; with f the mean of z over a
-frame, and g the mean of the means of all chunks so far, this one included, scaled to length 1:
+Paper: Wang et al., "Accelerating Streaming Video Large Language Models via Hierarchical Token
+Compression", CVPR 2026, arXiv:2512.00891, its second part (code at 9b13ce0).  z are the tokens at
+the decoder's entry, scaled to length 1; with f the mean of z over a frame, and g the mean of the
+means of all chunks so far, this one included, scaled to length 1:
 
     s_i = G(‖z_i - f‖²) + G(‖z_i - g‖²),  G(d²) = Σ_a exp(-d² / 2a),  a = 1/8, 1/4, 1/2, 1, 2
 
@@ -79,7 +80,7 @@ def _rank(values: Tensor, frame: Tensor, frames: int) -> Tensor:
 
 METHOD = Method(
     name="stc",
-    paper="STC",
+    paper="arXiv:2512.00891",
     licence="no licence file seen",
     cost="O(N)",
     roles=frozenset({"decoder"}),

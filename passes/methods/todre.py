@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.fold import rows_at
-from tokopt.passes.methods.greedy import greedy, products, unit_rows
+from tokopt.passes.methods.greedy import greedy, group_means, products, unit_rows
 from tokopt.passes.methods.method import CLASS_ROW, STACKS, Method, Placement, Setting, Taps
 from tokopt.passes.methods.rows import relay_attention
 from tokopt.passes.methods.schedules import before_decoder
@@ -38,9 +38,11 @@ def score(taps: Taps) -> Tensor:
         return torch.zeros_like(taps.candidates, dtype=torch.float32)
     rows = unit_rows(taps)
     whole = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0).sum(1, keepdim=True)
-    pivot = _favourite(taps)
-    if pivot is None:
+    favourite = _favourite(taps)
+    if favourite is None:
         pivot = -products(rows, whole)
+    else:
+        pivot = group_means(taps, favourite.unsqueeze(-1)).squeeze(-1)
     return greedy(taps, _gain, _update, (pivot, whole * 0.0), (rows,))
 
 

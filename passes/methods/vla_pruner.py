@@ -1,6 +1,7 @@
 """VLA-Pruner: what matters to the instruction or mattered to the last actions, far from each other.
 
-Paper: VLA-Pruner, for vision-language-action models (code MINT-SJTU/VLA-Pruner at fa5bfed).
+Paper: Liu et al., "VLA-Pruner: Temporal-Aware Dual-Level Visual Token Pruning for Efficient
+Vision-Language-Action Inference", 2025, arXiv:2511.16449 (code at fa5bfed).
 Entering layer K = 3 of 32, with A the head mean of layer K-1's attention and M tokens to keep:
 
     S_vl    = mean_i A[i, :]                       over all rows i of the prompt
@@ -74,8 +75,8 @@ def _numbers(taps: Taps) -> Tensor:
 
 METHOD = Method(
     name="vla_pruner",
-    paper="VLA-Pruner",
-    licence="no licence file seen",
+    paper="arXiv:2511.16449",
+    licence="MIT",
     cost="O(N²)",
     roles=frozenset({"decoder"}),
     score=score,

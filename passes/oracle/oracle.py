@@ -9,6 +9,7 @@ give.  Nothing is shared with the rewriter but the analysis and the method's sco
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,11 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
+from tokopt.passes.oracle.rewriting import Rewriting
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
 from tokopt.passes.placed import places_of
+from tokopt.passes.rewriting import asked_rewrites
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,12 @@ def run_oracle(
     reach = {p.site.name: facts.reach(p.site) for p in placed}
     where = places_of(facts, plan, methods)
     stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where, state)
-    marking = MaskedInterpreter(facts, stages.visits, stages.watched)
-    stages.seen, stages.peek = marking.seen, marking.peek
+    rewriting = Rewriting(asked_rewrites(facts, plan), facts.dims, sizes)
+    watched = stages.watched | rewriting.watched
+    around = {**stages.standing.around, **rewriting.around}
+    marking = MaskedInterpreter(facts, stages.visits, watched, around=around)
+    rewriting.seen = marking.seen
+    stages.seen, stages.peek = ChainMap(rewriting.own, marking.seen), marking.peek
     outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):
         raise InternalError("a stage's site was never reached")

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
 from tokopt.ir.blocks import SubBlock
+from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
@@ -17,9 +18,19 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.quotas import images_of
 from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one item that compete, bool ``[N]``, and how many of them stay."""
+
+    rows: Tensor
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class Choice:
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
     were dead before.  ``raw``: the method's own score; ``passed`` what it passes on.  All
-    ``[B, N]``.  ``quota``: how many candidates of each item stay.  ``table``
+    ``[B, N]``.  ``pools``: per item the candidates that compete (all, or those of each image) and
+    how many stay.  ``table``
     ``[groups, rows per group]``: rows that go together.
     """
 
@@ -39,7 +51,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
-    quota: tuple[int, ...]
+    pools: tuple[tuple[Pool, ...], ...]
     passed: Tensor | None = None
 
 
@@ -51,8 +63,10 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
-    it does, of ``images``; ``ahead`` the layer behind the site, and ``blocks`` the sub-blocks by
-    depth, where the method reads those.
+    it does, off the values of ``tower``; ``ahead`` the layer behind the site, and ``blocks`` the
+    sub-blocks by depth, where the method reads those.  ``end`` is where the rows that went come
+    back, if they do.  ``sharing``: the number of images of which each keeps a share (None: all rows
+    compete).
     """
 
     stage: Stage
@@ -63,10 +77,12 @@ class PlacedStage:
     same: int | None
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
-    images: frozenset[fx.Node] = frozenset()
+    tower: frozenset[fx.Node] = frozenset()
     ahead: tuple[Layer, Attention] | None = None
-    blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
+    end: Site | None = None
     number: int = 0
+    sharing: int | None = None
+    blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
 
     @property
     def remembers(self) -> dict[str, str]:
@@ -78,9 +94,7 @@ class PlacedStage:
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            above = self.feeder[0].stack.layers
-            nodes |= watched(above[-1].attention[0]) | watched(above[0].attention[0])
-            nodes |= self.images
+            nodes |= self.tower
         nodes |= {node for own in self.blocks.values() for b in own for node in (b.input, b.output)}
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
@@ -95,10 +109,18 @@ class PlacedStage:
         return watched(first) | {first.node}
 
 
+def tower_nodes(feeder: Feeder, dims: Dims) -> frozenset[fx.Node]:
+    """Return the nodes whose values a tower's tap is made of."""
+    tower = feeder[0]
+    image = image_of(dims, tower.tokens)
+    ends = (tower.stack.layers[0].attention[0], tower.stack.layers[-1].attention[0])
+    return frozenset({*([] if image is None else [image]), *watched(ends[0]), *watched(ends[1])})
+
+
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
-    feeders = feeders_of(facts, plan, methods)
+    feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
     blocks = blocks_of_plan(facts, plan, methods)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
@@ -114,14 +136,15 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         )
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
+        end = None if stage.until is None else facts.find_site(stage.until)[1]
+        method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
-        image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
-        images = frozenset({image} if image is not None else ())
+        tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
         inside = dict(enumerate(blocks.get(stage.site, ())))
         read = {layer.depth: inside[layer.depth] for layer, _ in layers if inside}
-        place = (stage, stack, site, method, before, same, layers, feeder, images, ahead, read)
-        placed.append(PlacedStage(*place, number=len(placed)))
+        place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site), read))
     return placed
 
 

@@ -28,6 +28,8 @@ from tokopt.passes.search.replay import Replay
 
 Measure = Literal["kl", "cosine"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+DEFAULT: Measure = "cosine"
+"""Ranks plans most like accuracy does: see the search's benchmark."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import average_entropies, observe
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.flow import Flow
-from tokopt.passes.search.objective import MEASURES, Measure, Objective
+from tokopt.passes.search.objective import DEFAULT, MEASURES, Measure, Objective
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.search.space import Space
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
@@ -49,6 +49,10 @@ class Effort:
     trials: int
     draws: int
     fresh: int
+
+    def with_trials(self, trials: int | None) -> Effort:
+        """Return the same with another number of trials, where one is given."""
+        return self if trials is None else replace(self, trials=trials)
 
 
 EFFORTS: Mapping[str, Effort] = {
@@ -86,7 +90,7 @@ class Search:
         methods: Mapping[str, Method],
         *,
         seed: int = 0,
-        measure: Measure = "kl",
+        measure: Measure = DEFAULT,
         storage: str | Path | None = None,
         name: str = "search",
     ) -> None:

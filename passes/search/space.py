@@ -19,7 +19,7 @@ from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
-from tokopt.passes.budget import row_count, spent
+from tokopt.passes.budget import row_count, rows_arriving, spent
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import stack_places
 from tokopt.passes.tower_tap import feeder_of
@@ -133,9 +133,12 @@ class Space:
         there = {place.stack.role: row_count(place.stack) for place in self.places.values()}
         stages: list[Stage] = []
         for stage in plan.stages:
-            role = self.places[stage.site].stack.role
-            if stage.keep < there[role]:
-                there[role] = stage.keep
+            place, consumer = self.places[stage.site], self.facts.consumer
+            if stage.keep < there[place.stack.role]:
+                arrive = rows_arriving(self.facts, place.stack, place.site, stage.keep)
+                there[place.stack.role] = stage.keep
+                if consumer.role in there:
+                    there[consumer.role] = min(there[consumer.role], arrive)
                 stages.append(stage)
         return Plan(tuple(stages) or plan.stages[-1:], plan.budget, plan.seed)
 

@@ -48,7 +48,8 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     simplify(model)
     narrow_sorts(model)
     _name(model.graph, signature)
-    common.ShapeInferencePass()(model)
+    # values are not followed: onnx takes all integers for shapes, and [n, 1] + [m] for an error
+    common.ShapeInferencePass(data_prop=False)(model)
     _strip(model)
     return model
 

@@ -1,8 +1,9 @@
-"""Accuracy of the digits model by method and budget: python testsuite/benchmarks/accuracy.py.
+"""Accuracy of the trained models by method and budget: python testsuite/benchmarks/accuracy.py.
 
-Every method of the library is compiled at every budget for ONNX Runtime with all gates (inputs:
-pictures of the training split), then answers held-out questions.  Prints a Markdown table and
-writes it with everything behind it, and a picture, to results/accuracy.{json,md,png}.
+Every method of the library is compiled for every model (testsuite/models) at every budget for ONNX
+Runtime with all gates (inputs: pictures of the training split), then answers held-out questions.
+Writes results/accuracy-MODEL.json with everything behind it, and from those of all models a table
+and a picture, results/accuracy.{md,png}.  Whatever was measured is written at once.
 """
 
 import argparse
@@ -22,8 +23,10 @@ from typing import Any
 
 import torch
 from testsuite.benchmarks.accuracy_plot import draw
-from testsuite.models.build import ARCHIVE
+from testsuite.benchmarks.accuracy_table import cell, control, table
+from testsuite.models.build import archive
 from testsuite.models.digits import KINDS, samples
+from testsuite.models.family import FAMILIES
 
 import tokopt
 from tokopt.cli.compiler import Compiled, require_ok
@@ -31,7 +34,7 @@ from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import Accuracy, Answers, answers
 from tokopt.cli.eval_batch import Batch
 from tokopt.cli.evaluator import original_runner
-from tokopt.ir.errors import BudgetError, GateError, UnsupportedError
+from tokopt.ir.errors import BudgetError, GateError, InputError, UnsupportedError
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.passes.methods.registry import METHODS
@@ -40,22 +43,24 @@ from tokopt.targets.registry import find
 
 SEEDS = {"random": (0, 1, 2)}
 """Methods that draw, and the seeds that are averaged."""
-BUDGETS = (0.5, 0.25, 0.1, 0.05)
 ORDER = (0.1, 0.25, 0.5, 0.05)
 """What is measured first: a run that is stopped has written what it had."""
+GRIDS = {"qwen2vl": "12x12"}
+"""Where the graph does not tell the grid of the decoder's rows: what a person would state."""
 TARGET, BATCH, OUTPUT = "onnxruntime-cpu", 50, "output"
 RESULTS = Path(__file__).with_name("results")
 FIRST_SEED = 1_000_000  # of the held-out samples; no test and no training uses those
 
 
-def held_out(count: int) -> list[Batch]:
-    """Return ``count`` held-out samples, the kinds in turn."""
-    batches = []
+def held_out(model: str, count: int) -> list[Batch]:
+    """Return ``count`` held-out samples, the kinds in turn, as many at once as the model takes."""
+    family, batches = FAMILIES[model], []
     for start in range(0, count, BATCH):
-        asked = samples(FIRST_SEED + start, min(BATCH, count - start))
-        inputs = {"pixel_values": asked.pixel_values, "input_ids": asked.input_ids}
-        kinds = tuple(KINDS[kind] for kind in asked.kinds.tolist())
-        batches.append(Batch(inputs, asked.answers, kinds))
+        drawn = samples(FIRST_SEED + start, min(BATCH, count - start))
+        for at in range(0, len(drawn.kinds), family.batch):
+            some = drawn.part(at, at + family.batch)
+            kinds = tuple(KINDS[kind] for kind in some.kinds.tolist())
+            batches.append(Batch(family.inputs(some), some.answers, kinds))
     return batches
 
 
@@ -66,41 +71,53 @@ def mean(found: Sequence[Answers], kind: str | None = None) -> Accuracy:
 
 
 @functools.cache
-def given(count: int) -> tuple[Program, list[Batch], Answers]:
+def given(model: str, count: int) -> tuple[Program, list[Batch], Answers]:
     """Return the model, held-out samples, what the original answers: made once per process."""
     torch.set_num_threads(1)
-    program, batches = load(ARCHIVE), held_out(count)
+    program, batches = load(archive(model)), held_out(model, count)
     with original_runner(program, find(TARGET)) as run:
         return program, batches, answers(run, OUTPUT, batches)
 
 
-def row(count: int, method: str, budget: float) -> dict[str, Any]:
+def compiled(
+    model: str, program: Program, folder: Path, method: str, budget: float, seed: int
+) -> Compiled:
+    """Compile; where the method needs the grid and the graph does not tell it, state it."""
+    family = FAMILIES[model]
+    inputs = family.inputs(samples(0, min(4, family.batch), "train"))
+    names = [method]
+    if model in GRIDS and "places" in METHODS[method].needs:
+        names.insert(0, f"{method}{{grid={GRIDS[model]}}}")
+    for name in names:
+        try:
+            made = tokopt.compile(
+                program, folder, budget=budget, method=name, target=TARGET, inputs=inputs, seed=seed
+            )
+        except InputError:  # it is not the decoder's grid that the method needs
+            if name == method:
+                raise
+            continue
+        require_ok(made)
+        return made
+    raise AssertionError("unreachable: the last name returns or raises")
+
+
+def row(model: str, count: int, method: str, budget: float) -> dict[str, Any]:
     """Compile and evaluate one method at one budget; ``refused`` says why where it cannot be."""
-    program, batches, original = given(count)
+    program, batches, original = given(model, count)
     start, found, made = time.perf_counter(), [], []
-    asked = samples(0, 4, "train")
-    inputs = {"pixel_values": asked.pixel_values, "input_ids": asked.input_ids}
+    said = {"model": model, "method": method, "budget": budget}
     for seed in SEEDS.get(method, (0,)):
         with TemporaryDirectory(prefix="tokopt-") as folder:
             try:
-                compiled = tokopt.compile(
-                    program,
-                    Path(folder, "build"),
-                    budget=budget,
-                    method=method,
-                    target=TARGET,
-                    inputs=inputs,
-                    seed=seed,
-                )
-                require_ok(compiled)
+                one = compiled(model, program, Path(folder, "build"), method, budget, seed)
             except (BudgetError, UnsupportedError, GateError) as refusal:
-                return {"method": method, "budget": budget, "refused": refusal.what}
-            made.append(compiled)
-            found.append(answers(tokopt.load(compiled.folder), OUTPUT, batches))
+                return {**said, "refused": refusal.what}
+            made.append(one)
+            found.append(answers(tokopt.load(one.folder), OUTPUT, batches))
     same = sum(one.agreement(original).share for one in found) / len(found)
     return {
-        "method": method,
-        "budget": budget,
+        **said,
         **plan_data(made[0]),
         "seeds": SEEDS.get(method, (0,)),
         "right_per_seed": [one.accuracy().right for one in found],
@@ -111,67 +128,14 @@ def row(count: int, method: str, budget: float) -> dict[str, Any]:
     }
 
 
-def plan_data(compiled: Compiled) -> dict[str, Any]:
+def plan_data(made: Compiled) -> dict[str, Any]:
     """Return what was placed where, and what it spends."""
     return {
-        "tokens": compiled.budget.total,
-        "rows_per_layer": list(compiled.budget.rows),
-        "stages": [f"{s.method} at {s.site} keeps {s.keep}" for s in compiled.plan.stages],
-        "note": compiled.note,
+        "tokens": made.budget.total,
+        "rows_per_layer": list(made.budget.rows),
+        "stages": [f"{s.method} at {s.site} keeps {s.keep}" for s in made.plan.stages],
+        "note": made.note,
     }
-
-
-def table(data: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
-    heads = [f"{budget:.0%} of the visual tokens" for budget in BUDGETS]
-    lines = [f"| method | {' | '.join(heads)} |", "|" + "---|" * (1 + len(BUDGETS))]
-    for method in ranked(data["rows"]):
-        each = {row["budget"]: row for row in data["rows"] if row["method"] == method}
-        cells = [cell(each[b]) if b in each else "not measured" for b in BUDGETS]
-        seeds = SEEDS.get(method, (0,))
-        name = method if len(seeds) == 1 else f"{method}, mean of {len(seeds)} seeds"
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    original = data["original"]["all"]
-    lines.append(f"| *original, all tokens* | {' | '.join([percent(original)] * len(BUDGETS))} |")
-    at, by = data["versions"], data["command"]
-    said = (
-        f"Held-out questions answered right, per cent (95 % interval), {data['samples']} samples; "
-        f"tokopt {at['tokopt']}, ONNX Runtime {at['onnxruntime']}, {data['date']}, `{by}`."
-    )
-    moved = (
-        "*moved*: stages stand earlier than published, where they can meet the budget; "
-        "*infeasible*: not even there (a stage behind a layer pays for it)."
-    )
-    return "\n".join([*lines, "", said, moved, ""])
-
-
-def ranked(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the methods, best at the first budget measured first, the controls last."""
-    right = {row["method"]: row["all"]["accuracy"] for row in rows[::-1] if "all" in row}
-    first = {
-        row["method"]: row["all"]["accuracy"]
-        for row in rows
-        if "all" in row and row["budget"] == ORDER[0]
-    }
-    names = dict.fromkeys(row["method"] for row in rows)
-    return sorted(
-        names,
-        key=lambda m: (METHODS[m].paper == "control", -first.get(m, -1), -right.get(m, -1), m),
-    )
-
-
-def cell(result: dict[str, Any]) -> str:
-    """Return one cell: the accuracy, or why there is none."""
-    if "refused" in result:
-        refused = str(result["refused"])
-        return "*infeasible*" if "cannot meet the budget" in refused else refused
-    return percent(result["all"]) + (", *moved*" if " moved from " in result["note"] else "")
-
-
-def percent(accuracy: dict[str, Any]) -> str:
-    """Return ``98.8 (98.1 to 99.3)``."""
-    low, high = 100 * accuracy["low"], 100 * accuracy["high"]
-    return f"{100 * accuracy['accuracy']:.1f} ({low:.1f} to {high:.1f})"
 
 
 def machine() -> str:
@@ -182,36 +146,50 @@ def machine() -> str:
     return f"{processor}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
-def by_paper() -> list[str]:
-    """Return every method's name, the controls last."""
-    return sorted(METHODS, key=lambda name: (METHODS[name].paper == "control", name))
-
-
 def main() -> None:
-    """Run everything, print the table, write the results."""
+    """Run everything, print the tables, write the results."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--samples", type=int, default=500)
     flags.add_argument("--out", type=Path, default=RESULTS)
-    flags.add_argument("--methods", default=",".join(by_paper()))
+    flags.add_argument("--models", default=",".join(FAMILIES))
+    flags.add_argument("--methods", default=",".join(sorted(METHODS, key=control)))
     flags.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    flags.add_argument("--add", action="store_true", help="keep what was measured of other methods")
     args = flags.parse_args()
-    start = time.perf_counter()
-    methods = args.methods.split(",")
-    cells = [(args.samples, m, b) for b in ORDER for m in methods]
-    rows: list[dict[str, Any]] = []
+    start, models, methods = time.perf_counter(), args.models.split(","), args.methods.split(",")
+    cells = [(model, args.samples, m, b) for model in models for b in ORDER for m in methods]
+    rows: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
+    if args.add:
+        rows = {model: kept(args.out, model, methods, args.samples) for model in models}
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.jobs) as pool:
         for found in pool.map(row, *zip(*cells, strict=True)):
-            rows.append(found)
-            said = f"{found['method']} {found['budget']}: {cell(found)}"
+            model = found.pop("model")
+            rows[model].append(found)
+            said = f"{model} {found['method']} {found['budget']}: {cell(found)}"
             print(said, file=sys.stderr, flush=True)
-            write(args.out, rows, args.samples, time.perf_counter() - start)
+            write(args.out, model, rows[model], args.samples, time.perf_counter() - start)
     print((args.out / "accuracy.md").read_text())
 
 
-def write(folder: Path, rows: list[dict[str, Any]], samples: int, seconds: float) -> None:
-    """Write what was measured so far: numbers, table and picture."""
-    program, _, original = given(samples)
+def kept(folder: Path, model: str, methods: Sequence[str], samples: int) -> list[dict[str, Any]]:
+    """Return what the file of a model says of methods that are not measured again."""
+    data = json.loads(results(folder, model).read_text())
+    if data["samples"] != samples or data["model_sha256"] != load(archive(model)).sha256:
+        raise SystemExit(f"{model} was measured on {data['samples']} samples, or was another")
+    return [row for row in data["rows"] if row["method"] not in methods]
+
+
+def results(folder: Path, model: str) -> Path:
+    """Return where the results of a model are."""
+    return folder / f"accuracy-{model}.json"
+
+
+def write(
+    folder: Path, model: str, rows: list[dict[str, Any]], samples: int, seconds: float
+) -> None:
+    """Write what was measured so far: numbers of one model, table and picture of all."""
+    program, _, original = given(model, samples)
     kinds = {kind: numbers(original.accuracy(kind)) for kind in KINDS}
     data = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -224,9 +202,17 @@ def write(folder: Path, rows: list[dict[str, Any]], samples: int, seconds: float
         "original": {"all": numbers(original.accuracy()), "kinds": kinds},
         "rows": rows,
     }
-    (folder / "accuracy.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / "accuracy.md").write_text(table(data))
-    draw(data, folder / "accuracy.png")
+    results(folder, model).write_text(json.dumps(data, indent=1) + "\n")
+    show(folder)
+
+
+def show(folder: Path) -> None:
+    """Make table and picture from the numbers of all models that were measured."""
+    files = {name: results(folder, name) for name in FAMILIES}
+    every = {name: json.loads(f.read_text()) for name, f in files.items() if f.exists()}
+    text = "\n".join(table(name, data) for name, data in every.items())
+    (folder / "accuracy.md").write_text(text)
+    draw(every, folder / "accuracy.png")
 
 
 if __name__ == "__main__":

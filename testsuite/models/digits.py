@@ -33,6 +33,10 @@ class Samples:
     kinds: torch.Tensor  # [B] int64, index into KINDS
     patches: torch.Tensor  # [B, TOKENS] bool, ground truth
 
+    def part(self, start: int, stop: int) -> "Samples":
+        """Some of the samples."""
+        return Samples(**{name: value[start:stop] for name, value in vars(self).items()})
+
 
 def ask(rng: np.random.Generator, seen: Scenes, kinds: Ints) -> tuple[Ints, Ints]:
     """Questions [B, K, TEXT] of the given kinds [B, K] and answers [B, K] (-100: no such question).

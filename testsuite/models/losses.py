@@ -1,18 +1,20 @@
 """The two losses: answers to questions, and the spelling of what each patch shows.
 
 Spelling: the projected patch, times the word embeddings, must give the digit, colour and quadrant
-of the digit in it, and CLS must list the digits and colours present.  Without it the tower does not
-learn in minutes; with it information stays in its patch and CLS attends to the digits.
+of the digit in it, and the tower's summary (CLS, or the mean of the rows where there is none) must
+list the digits and colours present.  Without it the tower does not learn in minutes; with it
+information stays in its patch and CLS attends to the digits.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 from testsuite.models.canvas import GRID, TOKENS, Scenes
 from testsuite.models.digits import BOS, COLOUR, NUMBER, QUADRANT, TEXT
-from testsuite.models.model import WIDTH
+from testsuite.models.family import WIDTH, Family
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
 
 
 class Spelling(nn.Module):
@@ -29,7 +31,7 @@ class Spelling(nn.Module):
         self,
         rows: torch.Tensor,
         index: torch.Tensor,
-        cls: torch.Tensor,
+        summary: torch.Tensor,
         words: torch.Tensor,
         seen: Scenes,
     ) -> tuple[torch.Tensor, float]:
@@ -56,14 +58,15 @@ class Spelling(nn.Module):
                 self.found(rows.gather(1, index[..., None].expand(-1, -1, WIDTH)))[..., 0],
                 touched.gather(1, index),
             )
-            + F.binary_cross_entropy_with_logits(self.listed(cls), present)
+            + F.binary_cross_entropy_with_logits(self.listed(summary), present)
         )
         right = (spelt[:, :COLOUR].argmax(-1) == digit).float().mean().item()
         return loss, right
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration,
+    family: Family,
+    model: Any,
     rows: torch.Tensor,
     index: torch.Tensor,
     words: torch.Tensor,
@@ -85,7 +88,7 @@ def answer_loss(
     out = model.model.language_model(
         inputs_embeds=merged,
         attention_mask=sees[None, None].expand(size, 1, -1, -1),
-        position_ids=position,
+        position_ids=family.position_ids(position),
         use_cache=False,
     ).last_hidden_state
     logits = model.lm_head(out[:, first:].unflatten(1, (per, TEXT))[:, :, -1])

@@ -1,4 +1,4 @@
-"""Train the small LLaVA on digits: PYTHONPATH=. python testsuite/models/train.py --out DIR.
+"""Train a small model: PYTHONPATH=. python testsuite/models/train.py --model NAME --out DIR.
 
 First the tower alone, on crowded pictures; then everything; at last half of the batches whole.
 What makes it fast (losses.py has the first):
@@ -22,10 +22,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from testsuite.models.canvas import TOKENS, Scenes, pixel_values, scenes
 from testsuite.models.digits import KINDS, ask, samples
+from testsuite.models.family import FAMILIES, Family, last_logits
 from testsuite.models.losses import Spelling, answer_loss
-from testsuite.models.model import last_logits, llava, visual_rows
 from torch import nn
-from transformers import LlavaForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 TOWER, CROWDED = 35, 44  # patches that the tower sees under patch dropout
@@ -56,13 +55,23 @@ def draw(order: np.ndarray, keep: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(np.argpartition(order, keep - 1, axis=1)[:, :keep], axis=1))
 
 
+def inherit(model: Any, archive: Path) -> None:
+    """Start with the words and the decoder of another trained model; biases it lacks are zero."""
+    theirs = torch.export.load(archive).state_dict
+    mine, ours = model.state_dict(), ("model.language_model.", "lm_head.")
+    for name, value in mine.items():
+        if name.startswith(ours):
+            value.copy_(theirs[f"model.{name}"]) if f"model.{name}" in theirs else value.zero_()
+
+
 @torch.no_grad()
-def accuracy(model: LlavaForConditionalGeneration, seed: int, size: int) -> list[float]:
+def accuracy(family: Family, model: Any, seed: int, size: int) -> list[float]:
     """The part answered right on held-out digits, one number per kind."""
     asked = samples(seed, size)
     answers = []
     for pixels, ids in zip(asked.pixel_values.split(64), asked.input_ids.split(64), strict=True):
-        answers.append(last_logits(model, visual_rows(model, pixels)[0], ids).argmax(-1))
+        rows, _ = family.visual_rows(model, pixels)
+        answers.append(last_logits(family, model, rows, ids).argmax(-1))
     right = torch.cat(answers) == asked.answers
     return [right[asked.kinds == k].float().mean().item() for k in range(len(KINDS))]
 
@@ -71,6 +80,8 @@ def main() -> None:
     """Run the schedule; a checkpoint every 100 steps, from which the same command goes on."""
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--out", type=Path, required=True)
+    flags.add_argument("--model", choices=FAMILIES, required=True)
+    flags.add_argument("--decoder", type=Path, help="an archive whose decoder is the start")
     flags.add_argument("--tower", type=int, default=1200, help="steps for the tower alone")
     flags.add_argument("--steps", type=int, default=2800, help="all steps")
     flags.add_argument("--batch", type=int, default=64)
@@ -83,10 +94,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     ALL_ATTENTION_FUNCTIONS.register("fp32", _fp32_attention)
-    model, spelling = llava().train(), Spelling()
+    family = FAMILIES[args.model]
+    model, spelling = family.fresh().train(), Spelling()
     model.set_attn_implementation("fp32")
     halves = torch.autocast("cpu", torch.bfloat16)  # of the linear layers: 1.3 times faster
     nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+    if args.decoder:
+        inherit(model, args.decoder)
     both = nn.ModuleDict({"model": model, "spelling": spelling})
     optimiser = torch.optim.AdamW(both.parameters(), args.rate, (0.9, 0.98), weight_decay=0.02)
     step, state = 0, args.out / "optimiser.pt"
@@ -109,19 +123,23 @@ def main() -> None:
         order = rng.random((size, TOKENS))
         index = draw(order - seen.patches, TOKENS if whole else CROWDED if crowded else TOWER)
         with halves:
-            rows, cls = visual_rows(model, pixel_values(seen.pixels), None if whole else index)
-        rows, cls = rows.float(), cls.float()
-        spelt, right = spelling(rows, index, cls, model.get_input_embeddings().weight, seen)
+            pixels = pixel_values(seen.pixels)
+            rows, summary = family.visual_rows(model, pixels, None if whole else index)
+        rows, summary = rows.float(), summary.float()
+        words = model.get_input_embeddings().weight
+        if args.decoder and step < args.tower:
+            words = words.detach()  # the decoder knows what they mean
+        spelt, right = spelling(rows, index, summary, words, seen)
         loss, answer = spelt, torch.zeros(())
         if not crowded:
             keep = int(rng.choice([14, 24, TOKENS if whole else TOWER]))
             present = np.zeros(order.shape, bool)
             np.put_along_axis(present, index.numpy(), True, 1)
             index = draw(rng.random(order.shape) + 2 * ~present - centres(seen), keep)
-            words, answers = ask(rng, seen, np.tile(ASKED, (size, 1)))
-            asked = torch.from_numpy(words), torch.from_numpy(answers)
+            questions, answers = ask(rng, seen, np.tile(ASKED, (size, 1)))
+            asked = torch.from_numpy(questions), torch.from_numpy(answers)
             with halves:
-                answer = answer_loss(model, rows, index, *asked)
+                answer = answer_loss(family, model, rows, index, *asked)
             loss = answer + 0.2 * spelt
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -140,7 +158,7 @@ def main() -> None:
             torch.save({"optimiser": optimiser.state_dict(), "step": step}, state)
         if step % 200 == 0 and step > args.tower:
             model.eval().set_attn_implementation("sdpa")
-            parts = [round(part, 3) for part in accuracy(model, 7, 500)]
+            parts = [round(part, 3) for part in accuracy(family, model, 7, 500)]
             print(step, "held out", dict(zip(KINDS, parts, strict=True)), flush=True)
             model.train().set_attn_implementation("fp32")
 

@@ -129,4 +129,5 @@ def drawn_taps(
         places=places(visual),
         entry=draw(batch, rows, 2 * width, seed=1000 * seed + 7),
         options=options or {},
+        sizes=draw(batch, rows, seed=1000 * seed + 5).abs().ceil(),
     )

@@ -33,3 +33,4 @@ def test_scope_is_where_the_published_stages_lie(name: str, places: tuple[str, .
 def test_a_relay_is_called_what_it_is_where_the_method_is_placed() -> None:
     assert needs_in_words(METHODS["fastervlm"]) == ("attention", "the class token")
     assert needs_in_words(METHODS["fastv"]) == ("attention", "the last prompt row")
+    assert needs_in_words(METHODS["stc"])[-1] == "what it kept of earlier calls"

@@ -25,6 +25,7 @@ CASES = [
 WEIGHS_PAIRS = {"mmtok"}
 """Gains are sums over all rows for every token: nothing smaller than the square holds them."""
 READS_POSITION = {
+    "stc",
     "random",
     "stride",
     "visionzip",
@@ -32,6 +33,7 @@ READS_POSITION = {
     "vflowopt",
     "hiprune",
     "holov",
+    "tome",
     "hired",
     "visiondrop",
 }
@@ -102,6 +104,7 @@ def take(taps: Taps, item: int) -> Taps:
         carried=None if taps.carried is None else taps.carried[one],
         text=None if taps.text is None else taps.text[one],
         entry=None if taps.entry is None else taps.entry[one],
+        sizes=None if taps.sizes is None else taps.sizes[one],
         places=None if taps.places is None else taps.places.seen(taps.places.table[one]),
         tower=None if taps.tower is None else _tower(taps, item, len(taps.hidden)),
     )

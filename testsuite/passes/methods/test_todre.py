@@ -11,7 +11,7 @@ from testsuite.passes.methods.drawn_taps import PREFIX, draw, drawn_taps
 from testsuite.passes.methods.test_hired import H, W, tiled
 
 from tokopt.ir.errors import InputError
-from tokopt.ir.plan import Plan
+from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
 from tokopt.passes.methods.method import Placement, Setting
@@ -106,7 +106,7 @@ def test_the_late_drop_is_asked_for_and_follows_the_choice_in_the_tower() -> Non
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("llava_dynamic", "vision:end todre 9, decoder:3 todre 0"),
+        ("llava", "vision:end todre 9, decoder:3 todre 0"),
         ("qwen", "decoder:2 todre 0"),
     ],
 )
@@ -116,9 +116,10 @@ def test_no_visual_row_is_left_and_every_gate_passes(name: str, text: str) -> No
 
 
 def test_none_left_is_refused_where_something_must_be() -> None:
-    for text in ("decoder:2 fastv 0", "vision:end todre 0", "decoder:2 todre -1"):
+    bad = (("decoder:2", "fastv", 0), ("vision:end", "todre", 0), ("decoder:2", "todre", -1))
+    for site, method, keep in bad:
         with pytest.raises(InputError, match="keep = "):
-            checked(analysed("llava"), plan(text))
+            checked(analysed("llava"), Plan((Stage(site, method, keep),)))
 
 
 def test_a_late_drop_that_forgets_a_row_is_found_out() -> None:

@@ -80,7 +80,7 @@ def test_the_released_setting() -> None:
     assert {p.keep for p in schedule(Setting("decoder", 32, 576, 576))} == {576}
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_explicit", "qwen"])
+@pytest.mark.parametrize("name", ["llava_explicit", "qwen"])
 def test_stages_that_remember_pass_every_gate(name: str) -> None:
     family = analysed(name)
     stages = "decoder:1 transprune 18, decoder:2 fastv 15, decoder:3 transprune 9"

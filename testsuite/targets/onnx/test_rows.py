@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from testsuite.targets.onnx.running import agree
 from torch import Tensor, nn
@@ -69,3 +70,18 @@ def test_what_is_not_rows_equals_torch_too(tmp_path: Path) -> None:
     del given["heads"]
     kinds = agree(Elements(), given, tmp_path)
     assert kinds["GatherElements"] > 0 and kinds["ScatterElements"] > 0
+
+
+class Groups(nn.Module):
+    """The rows of groups of four, by the number of the group."""
+
+    def forward(self, x: Tensor, best: Tensor) -> Tensor:
+        rows = torch.topk(best, 3).indices.sort().values[:, None] * 4 + torch.arange(4)
+        return x[rows.flatten()]
+
+
+def test_rows_of_groups_are_counted_without_a_word_on_shapes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agree(Groups(), {"x": torch.randn(24, 5), "best": torch.randn(6)}, tmp_path)
+    assert "Shape inference failed" not in caplog.text

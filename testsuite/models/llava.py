@@ -1,4 +1,4 @@
-"""The small LLaVA: its sizes, and its forward pass with some rows of the merged sequence dropped.
+"""The small LLaVA: its sizes, and its tower with some patches dropped.
 
 transformers' own LlavaForConditionalGeneration: a CLIP tower with CLS, the two-layer projector, a
 Llama decoder with grouped key-value heads.  Random weights; build.py loads the trained ones.
@@ -76,31 +76,6 @@ def visual_rows(
     return empty.scatter(1, place, rows), tower.post_layernorm(hidden[:, 0])
 
 
-def last_logits(
-    model: LlavaForConditionalGeneration,
-    rows: torch.Tensor,
-    input_ids: torch.Tensor,
-    keep: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Logits [B, WORDS] after the last position, of the visual rows in ``keep`` only.
-
-    ``rows`` come from ``visual_rows``; ``keep`` is bool [B, TOKENS], as many in every item.  Text
-    rows always stay; every row keeps its position id.
-    """
-    image = input_ids == IMAGE
-    words = model.get_input_embeddings()(input_ids)
-    merged = words.masked_scatter(image[..., None], rows)
-    alive = torch.ones_like(image)
-    if keep is not None:
-        alive[image] = keep.flatten()
-    position = alive.nonzero()[:, 1].view(len(alive), -1)
-    kept = merged.gather(1, position[..., None].expand(-1, -1, merged.shape[-1]))
-    seen = model.model.language_model(
-        inputs_embeds=kept,
-        # without a mask transformers takes jumps in the position ids for the seams of packed
-        # sequences, and hides everything before the last jump
-        attention_mask=torch.ones_like(position),
-        position_ids=position,
-        use_cache=False,
-    )
-    return model.lm_head(seen.last_hidden_state[:, -1])
+def position_ids(place: torch.Tensor) -> torch.Tensor:
+    """Positions of places in the prompt: the same."""
+    return place
