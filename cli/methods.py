@@ -89,6 +89,8 @@ def _about(method: Method | Rewrite) -> str:
     text = method.notes
     if method.options:
         text += f" (options: {', '.join(f'{k} = {v}' for k, v in method.options.items())})"
-    if isinstance(method, Method) and method.calibrated:
+    if isinstance(method, Rewrite):
+        text += f"; published from layer {method.first} on"
+    elif method.calibrated:
         text += "; calibrated by --inputs"
     return text

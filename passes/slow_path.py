@@ -18,7 +18,8 @@ from tokopt.ir.plan import Stage
 from tokopt.ir.region import Region, plan_region
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
-from tokopt.passes.methods.representative import last_chosen, represented, returned
+from tokopt.passes.methods.representative import entering, last_chosen, returned
+from tokopt.passes.placing import refuse_groups
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stage import Inserted, insert_stage
 from tokopt.passes.stream_view import stream_view
@@ -75,18 +76,29 @@ def insert_slow_path(
         raise UnsupportedError(f"{method.name} folds rows itself: none is left to stand for them")
     end = path_end(work.facts, stage)
     region = inner_region(work.facts, work.graph, site, end)
+    refuse_groups("a stage whose rows come back", site.name, site.group)
     whole_view, front, count = stream_view(work, stack, site, state), stack.protected, state.visual
-    trace, cut = insert_stage(work, stack, site, stage, represented(method), state, seed, position)
+    trace, cut = insert_stage(work, stack, site, stage, method, state, seed, position)
     short_view = stream_view(work, stack, site, state)
-    cut.shorten(region)
-    entered = cut.after(site).value
+
+    def among(scores: Tensor) -> Tensor:
+        rows = torch.arange(scores.shape[1], device=scores.device)
+        return (scores > float("-inf")) & (rows >= front) & (rows < front + count)
+
+    def enter(before: Tensor, stay: Tensor, scores: Tensor) -> Tensor:
+        candidates = among(scores)
+        place = last_chosen(scores, candidates, stay)
+        return whole_view.put(entering(whole_view.see(before), candidates, stay, place), before)
 
     def back(before: Tensor, went: Tensor, came: Tensor, stay: Tensor, scores: Tensor) -> Tensor:
-        rows = torch.arange(scores.shape[1], device=scores.device)
-        candidates = (scores > float("-inf")) & (rows >= front) & (rows < front + count)
-        place = last_chosen(scores, candidates, stay)
+        place = last_chosen(scores, among(scores), stay)
         seen = (whole_view.see(before), short_view.see(went), short_view.see(came))
         return whole_view.put(returned(*seen, stay, place).to(before.dtype), before)
+
+    with work.after(site.value):
+        entered = work.splice(enter, [site.value, trace.kept, trace.scores])
+    cut.replace_value(entered)
+    cut.shorten(region)
 
     with work.graph.inserting_before(end.value.next):
         users = list(end.value.users)

@@ -12,28 +12,24 @@ score of any sign is no weight).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.fold import rows_at, stays
-from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.methods.fold import rows_at
 
 
-def represented(method: Method) -> Method:
-    """Return the method whose last chosen row holds the mean of itself and the dropped ones."""
+def entering(hidden: Tensor, candidates: Tensor, stay: Tensor, place: Tensor) -> Tensor:
+    """Return the rows that go through the layers, ``[B, K, C]``: at ``place`` the mean.
 
-    def combine(taps: Taps, stay: Tensor) -> Tensor:
-        place = last_chosen(method.score(taps).float(), taps.candidates, stay)
-        own = stay.gather(1, place)
-        goes = (taps.candidates & ~stays(taps, stay)).float().scatter(1, own, 1.0).unsqueeze(1)
-        mean = goes @ taps.hidden.float() / goes.sum(-1, keepdim=True)
-        rows = rows_at(taps.hidden, stay)
-        index = place.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
-        return rows.scatter(1, index, mean.to(rows.dtype))
-
-    return replace(method, combine=combine)
+    ``hidden`` is ``[B, N, C]``, ``candidates`` bool ``[B, N]``; ``stay`` ``[B, K]`` the rows that
+    go on; the mean is that of the one at ``place`` ``[B, 1]`` and the candidates not among them.
+    """
+    gone = candidates & ~torch.zeros_like(candidates).scatter(1, stay, torch.ones_like(stay) > 0)
+    counted = gone.float().scatter(1, stay.gather(1, place), 1.0).unsqueeze(1)
+    mean = counted @ hidden.float() / counted.sum(-1, keepdim=True)
+    rows = rows_at(hidden, stay)
+    index = place.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+    return rows.scatter(1, index, mean.to(rows.dtype))
 
 
 def last_chosen(scores: Tensor, candidates: Tensor, stay: Tensor) -> Tensor:

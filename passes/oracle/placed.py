@@ -18,7 +18,6 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
-from tokopt.passes.methods.representative import represented
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.quotas import images_of
 from tokopt.passes.remembered import memory_name
@@ -137,7 +136,6 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
         end = None if stage.until is None else facts.find_site(stage.until)[1]
-        method = method if end is None else represented(method)
         feeder = feeders.get(stage.site)
         tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None

@@ -136,7 +136,8 @@ class Stages:
         if placed.method.combine is not None:
             value = rows.replaced(value, combined(placed.method, taps, items, left, after))
         if placed.end is not None:
-            self.away[index] = Away(items, rows.items(value), after, candidates & ~lost, raw)
+            self.away[index] = Away.of(items, after, candidates & ~lost, raw)
+            value = rows.replaced(value, self.away[index].entered)
         if placed.method.weigh is not None:
             sizes = weighed(placed.method, taps, left, after)
             self.standing.put(placed.stack.role, sizes, rows.lead)

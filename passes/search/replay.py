@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from tokopt.ir.binding import bind
 from tokopt.ir.trace import is_body
@@ -67,7 +68,13 @@ class Replay:
         self, exported: ExportedProgram, inputs: Mapping[str, Tensor], used: set[fx.Node]
     ) -> dict[fx.Node, Any]:
         places = exported.graph.find_nodes(op="placeholder")
-        values = zip(places, bind(exported, inputs), strict=True)
+        specs = zip(places, exported.graph_signature.input_specs, strict=True)
+        first = {  # what stages keep from call to call: zeros in the first one
+            place.name: torch.zeros(place.meta["val"].shape)
+            for place, spec in specs
+            if spec.kind is InputKind.USER_INPUT and place.name not in self._nodes
+        }
+        values = zip(places, bind(exported, {**inputs, **first}), strict=True)
         return {place: value for place, value in values if place in used}
 
     def _values(self, batch: int, names: Sequence[str]) -> list[Any]:

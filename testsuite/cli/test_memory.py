@@ -13,21 +13,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from testsuite.passes.families import rewritten
 from testsuite.passes.methods.streams import StcStream
 from testsuite.zoo import llava_next_video
+from testsuite.zoo.sample import Sample
 from torch import Tensor
 
 import tokopt
 from tokopt.cli.main import main
-from tokopt.ir.errors import InputError
+from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes import reading, stage
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
-from tokopt.passes.validate import Checked, validate
+from tokopt.passes.search.replay import Replay
+from tokopt.passes.validate import Checked, run_program, validate
 
 FRAMES, PLACES, KEEP = 5, 9, 11
 PLAN = Plan((Stage("decoder:0", "stc", KEEP), Stage("decoder:1", "vla_pruner", 6)))
@@ -35,15 +39,20 @@ STATES = ["state_0_mean", "state_0_count", "state_1_history"]
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample() -> Sample:
+    return llava_next_video.build()
+
+
+@pytest.fixture(scope="module")
+def archive(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "video.pt2"
-    torch.export.save(llava_next_video.build().exported, path)
+    torch.export.save(sample.exported, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
-    return analyse(normalize(llava_next_video.build().exported))
+def facts(sample: Sample) -> Facts:
+    return analyse(normalize(sample.exported))
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +63,8 @@ def built(archive: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chunks() -> list[dict[str, Tensor]]:
+def chunks(sample: Sample) -> list[dict[str, Tensor]]:
     """Three chunks of a video in the same prompt."""
-    sample = llava_next_video.build()
     names = sample.exported.graph_signature.user_inputs
     given = dict(zip(names, sample.inputs, strict=True))
     (pixels,) = (name for name, value in given.items() if value.is_floating_point())
@@ -170,3 +178,19 @@ def test_the_oracle_catches_a_state_that_is_not_kept_or_read_wrongly(
     applied = apply_plan(facts.exported, plan, find_method)
     found = list(validate(Checked(facts, plan, applied, find_method), [chunks[0]]))
     assert {v.gate for v in found if not v.passed} & {"oracle", "selection"}
+
+
+def test_a_search_judges_such_a_plan_by_its_first_call(
+    facts: Facts, chunks: list[dict[str, Tensor]]
+) -> None:
+    applied = apply_plan(facts.exported, PLAN, find_method)
+    wanted = run_program(applied.exported, with_memory(applied.memory, chunks[0]))
+    kept = applied.trace[0][0]
+    (found,) = Replay(facts.exported, [chunks[0]]).run(applied.exported, [kept])
+    names = [spec.arg.name for spec in applied.exported.graph_signature.output_specs]
+    assert torch.equal(found[kept], wanted[names.index(kept)])
+
+
+def test_a_free_number_of_items_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="their number is free"):
+        rewritten("llava_dynamic", "decoder:1 vla_pruner 9")

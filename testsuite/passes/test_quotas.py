@@ -14,10 +14,13 @@ from testsuite.zoo import idefics3
 from testsuite.zoo.tiny import IMAGE
 from torch import Tensor
 
+from tokopt.cli.compile import quota
 from tokopt.cli.compiler import output_names
+from tokopt.cli.main import main
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.images import image_count
+from tokopt.ir.memory import with_memory
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Plan, Quota, Stage
 from tokopt.passes import shared
@@ -76,10 +79,10 @@ def one(keep: int, quota: Quota = "image", method: str = "fastv") -> Stage:
 
 
 def test_a_quota_is_part_of_a_plan_file_and_no_other_word_is_one() -> None:
-    for quota in ("joint", "image", 2):
-        plan = Plan((one(7, quota),))  # type: ignore[arg-type]
+    for chosen in ("joint", "image", 2):
+        plan = Plan((one(7, chosen),))  # type: ignore[arg-type]
         assert Plan.from_toml(plan.to_toml()) == plan
-        assert ("quota" in plan.to_toml()) == (quota != "joint")
+        assert ("quota" in plan.to_toml()) == (chosen != "joint")
     for wrong in ('"images"', "0", "true"):
         with pytest.raises(InputError, match="quota"):
             Plan.from_toml(Plan((one(7),)).to_toml().replace('"image"', wrong))
@@ -111,11 +114,12 @@ def test_every_method_of_a_decoder_takes_a_quota() -> None:
     facts, _ = two_images()
     done = 0
     for name, method in METHODS.items():
-        if "decoder" not in method.roles or method.needs & {"places", "tower"}:
+        if "decoder" not in method.roles or method.needs & {"places", "tower"} or method.state:
             continue
         stage = one(6, method=name)
-        applied = apply_plan(facts.exported, Plan((stage,)), find_method).exported
-        kept = run_program(applied, two_images()[1])[-2]
+        applied = apply_plan(facts.exported, Plan((stage,)), find_method)
+        given = with_memory(applied.memory, two_images()[1])
+        kept = run_program(applied.exported, given)[-2 - len(applied.memory)]
         assert images_kept(kept) == [[3, 3]], name
         done += 1
     assert done > 5
@@ -204,3 +208,13 @@ def test_a_budget_with_a_quota_shares_in_the_decoder_and_leaves_the_tower_as_it_
     assert (tower.quota, decoder.quota) == ("joint", "image")
     assert with_quota(facts, plan, "joint") is plan
     assert images_of(facts, with_quota(facts, plan, "image")) == {"decoder:1": 2}
+
+
+def test_the_command_line_takes_a_word_or_a_number_and_a_plan_holds_its_own(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert [quota(text) for text in ("joint", "image", "2")] == ["joint", "image", 2]
+    assert main(["compile", "m.pt2", "--plan", "p.toml", "--quota", "image"]) == 2
+    assert "--quota cannot be given with --plan" in capfd.readouterr().err
+    assert main(["compile", "m.pt2", "--budget", "0.5", "--quota", "images"]) == 2
+    assert "joint, image, or the number of images" in capfd.readouterr().err

@@ -16,7 +16,7 @@ from tokopt.passes import slow_path
 from tokopt.passes.budget import tower_rows, visual_rows
 from tokopt.passes.macs import count_macs, predict_macs
 from tokopt.passes.methods.registry import METHODS
-from tokopt.passes.methods.representative import last_chosen, represented, returned
+from tokopt.passes.methods.representative import entering, last_chosen, returned
 
 
 def failed(name: str, text: str) -> set[str]:
@@ -56,11 +56,11 @@ def test_another_representative_fails_the_oracle(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("keep", [1, 3, 8])
 def test_the_last_chosen_row_is_the_mean_of_what_it_stands_for(keep: int) -> None:
-    method = represented(METHODS["vtc_cls"])
     taps = drawn_taps(rows=30, keep=keep)
-    stay = chosen("vtc_cls", taps)
-    assert method.combine is not None
-    found, scores = method.combine(taps, stay).numpy(), method.score(taps).numpy()
+    stay, scored = chosen("vtc_cls", taps), METHODS["vtc_cls"].score(taps)
+    place = last_chosen(scored, taps.candidates, stay)
+    found = entering(taps.hidden, taps.candidates, stay, place).numpy()
+    scores = scored.numpy()
     for item, rows in enumerate(stay.tolist()):
         x, free = taps.hidden[item].numpy(), taps.candidates[item].tolist()
         stands = min((row for row in rows if free[row]), key=lambda row: scores[item, row])
