@@ -139,8 +139,8 @@ def _stage(data: Any, where: str) -> Stage:
         _typed(data, "until", (str,), None, where),
         checked_quota(_typed(data, "quota", (str, int), "joint", where), where),
     )
-    if stage.keep < 1:
-        raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
+    if stage.keep < 0:
+        raise InputError(f"keep = {stage.keep}", where=where, expected="no negative number")
     _nothing_left(data, where)
     return stage
 

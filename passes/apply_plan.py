@@ -25,6 +25,7 @@ from tokopt.ir.memory import Memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
+from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.drop import but_the_last, drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placed import places_of
@@ -81,6 +82,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     reach = {site.name: work.facts.reach(site) for site in sites}
     places = places_of(work.facts, plan, methods)
     feeders = feeders_of(work.facts, plan, methods)
+    blocks = blocks_of_plan(work.facts, plan, methods)
     asked = asked_rewrites(work.facts, plan)
     images = images_of(work.facts, plan)
     for run in runs:
@@ -107,7 +109,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
             values.insert(0, boundary)
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
-        state.reach, state.places, state.feeders = reach, places, feeders
+        state.reach, state.places, state.feeders, state.blocks = reach, places, feeders, blocks
         state.images = images
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))

@@ -9,6 +9,7 @@ from fractions import Fraction
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.block_tap import stack_blocks
 from tokopt.passes.methods.asked import Options
 from tokopt.passes.methods.method import STACKS, Method
 from tokopt.passes.placed import stack_places
@@ -56,6 +57,8 @@ def fit(
             needed = method.needed(options or {})
             if "places" in needed:
                 stack_places(facts, stack, options or {})
+            if "blocks" in needed:
+                stack_blocks(facts, stack, method.name)
             if "tower" in needed:
                 feeder_of(facts, stack, method.name)
         except (UnsupportedError, InputError) as refusal:  # a stated grid may fit another stack

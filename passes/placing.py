@@ -115,7 +115,14 @@ class Placing:
     def _setting(self, keep: int) -> Setting:
         counted = self.stack is self.consumer
         return Setting(
-            self.kind, self.layers, self.count, keep, self.group, counted, self.entropies
+            self.kind,
+            self.layers,
+            self.count,
+            keep,
+            self.group,
+            counted,
+            self.entropies,
+            self.before is not None,
         )
 
     def _factors(self) -> Iterator[Fraction]:

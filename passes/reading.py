@@ -7,7 +7,7 @@ at the rows that are left, its attention stays what it was, over the keys it had
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,7 @@ from tokopt.ir.places import Places
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.ahead import read_ahead
+from tokopt.passes.block_tap import Blocks, read_blocks
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
@@ -65,7 +66,7 @@ def read_site(
     view, visual = stream_view(work, stack, site, state), state.visual
     value, mask = operands.slot(site.value), operands.maybe(state.mask)
     earlier, since = state.carried.get(stage.method, (None, 0))
-    carried = operands.maybe(earlier)
+    carried, passed = operands.maybe(earlier), operands.maybe(state.passed.get(stage.method))
     arriving = operands.maybe(_arriving(work, stack, site, state))
     groups = _groups(operands, stack, site, state)
     entry = _entry(work, operands, site, method, state, view)
@@ -75,7 +76,8 @@ def read_site(
     tower = read_tower(work, operands, stack, site, state, state.feeders)
     memory = {name: operands.slot(node) for name, node in kept.items()}
     numbers = visual_numbers(operands, stack, state) if memory else None
-    layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    blocks = state.blocks.get(site.name, ())
+    layers = _layers(work, operands, stack, range(since, site.depth), lead, state, blocks, view)
     sizes = operands.maybe(state.sizes)
     ahead = read_ahead(work, operands, stack, site, method, lead)
 
@@ -104,6 +106,7 @@ def read_site(
             places=places(given, candidates),
             tower=tower(given, candidates),
             ahead=ahead(given),
+            passed=passed(given),
             options=stage.options,
             sizes=_sizes(method, candidates, sizes(given)),
             numbers=None if numbers is None else numbers(given, candidates),
@@ -180,17 +183,27 @@ def _layers(
     depths: range,
     lead: tuple[Axis, ...],
     state: StackState,
+    blocks: Blocks,
+    view: StreamView,
 ) -> Callable[[Given], list[LayerTap]]:
     """Return how to make the taps of the layers at some depths."""
     layers = [layer for layer in stack.stack.layers if layer.depth in depths]
     found = (tap_recipe(layer, work.facts.dims, lead) for layer in layers)
     recipes = [recipe for recipe in found if recipe is not None]
-    left = [operands.maybe(_rows_left(work, state, recipe.depth)) for recipe in recipes]
+    gone = [_rows_left(work, state, recipe.depth) for recipe in recipes]
+    left = [operands.maybe(rows) for rows in gone]
     values = [operands.slots(recipe.nodes) for recipe in recipes]
+    added = [
+        read_blocks(operands, blocks[recipe.depth] if blocks else (), rows, view)
+        for recipe, rows in zip(recipes, gone, strict=True)
+    ]
 
     def build(given: Given) -> list[LayerTap]:
-        made = zip(recipes, values, left, strict=True)
-        return [recipe.build(value(given), rows(given)) for recipe, value, rows in made]
+        made = zip(recipes, values, left, added, strict=True)
+        return [
+            replace(recipe.build(value(given), rows(given)), blocks=inside(given))
+            for recipe, value, rows, inside in made
+        ]
 
     return build
 

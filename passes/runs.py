@@ -68,6 +68,7 @@ def _in_data_order(
                 expected="a stack of role " + " or ".join(sorted(roles)),
             )
         refuse_barrier(stack, site)
+        _refuse_none(stack, stage, method)
         grouped[stack.role].append((position, stage, site))
     for members in grouped.values():
         members.sort(key=lambda member: member[2].depth)
@@ -76,6 +77,20 @@ def _in_data_order(
                 raise InputError(f"two stages at one site: {a.site} and {b.site}")
     order = sorted(facts.stacks, key=lambda s: s.merge is not None)
     return [(stack, grouped[stack.role]) for stack in order]
+
+
+def _refuse_none(stack: TokenStack, stage: Stage, method: Method) -> None:
+    """Refuse a stage that leaves no visual row where something must be left, or is not made for it.
+
+    In a decoder the text is left.
+    """
+    none = stage.keep == 0 and method.empties and stack.merge is not None
+    if stage.keep < 1 and not none:
+        raise InputError(
+            f"keep = {stage.keep} at {stage.site}, by {stage.method}",
+            expected="at least 1 token" + (" in a tower" if method.empties else ""),
+            hint="todre can take all visual rows out of a decoder",
+        )
 
 
 def arriving_of(facts: Facts, run: Run) -> dict[str, Arrival]:

@@ -20,6 +20,16 @@ def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     return work.splice(score, list(reading.operands))
 
 
+def passed_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
+    """Insert what a method passes on to its next stage of the rows at a site, fp32 ``[B, N]``."""
+
+    def passed(*tensors: Tensor) -> Tensor:
+        assert method.passes_on is not None
+        return method.passes_on(reading.build(tensors)[0]).float()
+
+    return work.splice(passed, list(reading.operands))
+
+
 def weigh_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
     """Insert how many original rows each row that stays stands for, fp32 ``[B, K]``.
 

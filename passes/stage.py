@@ -25,7 +25,13 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
 from tokopt.passes.remembered import memory_inputs
-from tokopt.passes.scoring import combine_rows, remember_rows, score_rows, weigh_rows
+from tokopt.passes.scoring import (
+    combine_rows,
+    passed_rows,
+    remember_rows,
+    score_rows,
+    weigh_rows,
+)
 from tokopt.passes.shared import share_scores
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
@@ -65,6 +71,8 @@ def insert_stage(
     with work.after(site.value):
         reading = read_site(work, stack, site, stage, method, state, lead, seed, kept_before)
         scores = score_rows(work, reading, method)
+        if method.passes_on is not None:
+            state.passed[stage.method] = passed_rows(work, reading, method)
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
@@ -95,7 +103,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried, state.sizes = [], {}, None
+    state.cuts, state.carried, state.passed, state.sizes = [], {}, {}, None
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -222,5 +230,7 @@ def _follow(
         state.sizes = work.call(aten.gather.default, state.sizes, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
+    for name, node in state.passed.items():
+        state.passed[name] = work.call(aten.gather.default, node, 1, stream)
     state.cuts.append((site.depth, stream))
     return origin, stayed

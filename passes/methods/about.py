@@ -15,6 +15,7 @@ NEEDS = {
     "entry": "the rows at the decoder's entry",
     "places": "the grid of patches",
     "tower": "the tower's attention",
+    "blocks": "what blocks add to the stream",
 }
 """What ``Method.needs`` may name; ``relay`` is another row in a tower than in a decoder."""
 RELAYS = {"vision": "the class token", "decoder": "the last prompt row"}

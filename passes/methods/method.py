@@ -43,6 +43,8 @@ class LayerTap:
     of the rows ``at`` ``[B, T]``, fp32 ``[B, H, T, N]``.  ``scale`` is the factor from
     ``query @ key`` to the layer's logits.  ``LAST_ROW`` is the last row that may read
     itself: padding may not.  ``last`` is its number per item, int64 ``[B]``; None: the last of all.
+    ``blocks``: of each sub-block what it reads behind its norm and what it adds to the stream,
+    ``[B, N, C]`` each; empty where the method does not need it.
     """
 
     depth: int
@@ -53,6 +55,7 @@ class LayerTap:
     scale: float
     last: Tensor | None = None
     rows: Callable[[Tensor], Tensor] | None = None
+    blocks: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def number(self, relay: int) -> int | Tensor:
         """Return the row that a relay is, of all items or ``[B]`` of each."""
@@ -107,12 +110,13 @@ class Taps:
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
     need it.  ``ahead`` is the layer behind the site, as it would be over the rows there are now;
-    None where the method does not wish it, or there is none.  ``count`` is the number of visual
-    rows there are now.  ``options`` are the stage's own settings.  ``numbers`` is each row's number
-    among the visual rows of the original, int64 ``[B, N]``, anything at other rows; None: the
-    candidates are all there are.  ``state`` is what the method kept of earlier calls, by name
-    (``Method.state``); without entry: nothing yet.  ``sizes`` is how many original rows each row
-    stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
+    None where the method does not wish it, or there is none.  ``passed`` is what the previous stage
+    of the same method passed on of the rows that stayed, ``[B, N]``, or None.  ``count`` is the
+    number of visual rows there are now.  ``options`` are the stage's own settings.  ``numbers`` is
+    each row's number among the visual rows of the original, int64 ``[B, N]``, anything at other
+    rows; None: the candidates are all there are.  ``state`` is what the method kept of earlier
+    calls, by name (``Method.state``); without entry: nothing yet.  ``sizes`` is how many original
+    rows each row stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
     """
 
     layers: Sequence[LayerTap]
@@ -130,6 +134,7 @@ class Taps:
     places: Places | None = None
     tower: TowerTap | None = None
     ahead: LayerTap | None = None
+    passed: Tensor | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
     numbers: Tensor | None = None
@@ -219,7 +224,8 @@ class Setting:
 
     ``keep`` rows are to remain after the last stage, a multiple of ``group``; ``role`` is the
     stack's role without number; ``consumer`` whether budgets count this stack's own layers;
-    ``entropies`` the calibrated relay entropy ratio r_H of each layer where inputs were given.
+    ``entropies`` the calibrated relay entropy ratio r_H of each layer where inputs were given;
+    ``paired`` whether the method has stages in the tower in front of the stack as well.
     """
 
     role: str
@@ -229,6 +235,7 @@ class Setting:
     group: int = 1
     consumer: bool = False
     entropies: tuple[float, ...] | None = None
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,14 +252,17 @@ class Method:
 
     ``roles``: stacks it can be placed in.  ``schedule`` returns placements whose counts never grow
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
-    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
+    before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text),
+    ``"blocks"`` (inputs and outputs of each layer's sub-blocks), ``"entry"`` (the
     stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
     ``"tower"`` (the tower that feeds a decoder).
     ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.
+    ``passes_on``: what a stage hands to the method's next one, of each row, besides its score.
     ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
+    ``empties``: whether a stage of it may leave no visual row, in a decoder, where text is left.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.  ``weigh``: how many rows each of them stands for; None: one.
@@ -276,6 +286,8 @@ class Method:
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     tower_rows: Callable[[Setting], int] | None = None
+    passes_on: Score | None = None
+    empties: bool = False
     licence: str = ""
     cost: str = ""
     state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)

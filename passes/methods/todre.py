@@ -12,25 +12,30 @@ the first is chosen among the rows of the whole, as in the paper.  Where there i
 another stage shortens the tower, any pivot may be taken: ours is the row least like all candidates
 together, the rule's own choice for u over them all.
 
-The paper's second stage, removing all visual tokens after layer 7/8 L where the attention between
-them and text is weak, is not here: a stage keeps at least one token.
+The paper's second stage takes all visual tokens out at layer 7/8 L where the attention between them
+and text is weak (below 0.1, which its ablation shows nearly always): lengths would be data.  Here
+it is static, and asked for: ``stacks="both"`` has the first stage at the tower's end and leaves no
+visual token behind layer 7/8 L of the decoder, whatever the attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.greedy import greedy, group_means, products, unit_rows
-from tokopt.passes.methods.method import CLASS_ROW, Method, Taps
+from tokopt.passes.methods.method import CLASS_ROW, STACKS, Method, Placement, Setting, Taps
 from tokopt.passes.methods.rows import relay_attention
 from tokopt.passes.methods.schedules import before_decoder
 
 
 def score(taps: Taps) -> Tensor:
-    """Return the order of choice ``[B, N]``."""
+    """Return the order of choice ``[B, N]``; where nothing stays there is none to make."""
+    if not taps.keep:
+        return torch.zeros_like(taps.candidates, dtype=torch.float32)
     rows = unit_rows(taps)
     whole = rows.masked_fill(~taps.candidates.unsqueeze(-1), 0.0).sum(1, keepdim=True)
     favourite = _favourite(taps)
@@ -64,6 +69,18 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
     return -products(given[0], total), total
 
 
+def tower_rows(setting: Setting) -> int:
+    """Return how many rows come into the decoder: all that the one choice keeps."""
+    return setting.keep
+
+
+def schedule(setting: Setting) -> tuple[Placement, ...]:
+    """The choice in front of the decoder; behind a tower that has made it, the late drop."""
+    if not setting.paired:
+        return before_decoder(setting)
+    return (Placement(max(1, min(round(7 * setting.layers / 8), setting.layers - 1)), 0),)
+
+
 METHOD = Method(
     name="todre",
     paper="arXiv:2505.18757",
@@ -71,7 +88,10 @@ METHOD = Method(
     cost="O(N·K)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
-    schedule=before_decoder,
+    schedule=schedule,
     wishes=frozenset({"tower", "places"}),
-    notes="max-sum diversity from the class token's favourite; the late drop is not included",
+    options={STACKS: "one"},
+    tower_rows=tower_rows,
+    empties=True,
+    notes="max-sum diversity from the class token's favourite; asked, all go late",
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
+from tokopt.ir.blocks import SubBlock
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
@@ -15,6 +16,7 @@ from tokopt.ir.layers import Layer
 from tokopt.ir.places import image_of
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
 from tokopt.passes.quotas import images_of
@@ -36,8 +38,9 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``pools``: per item
-    the candidates that compete (all, or those of each image) and how many stay.  ``table``
+    were dead before.  ``raw``: the method's own score; ``passed`` what it passes on.  All
+    ``[B, N]``.  ``pools``: per item the candidates that compete (all, or those of each image) and
+    how many stay.  ``table``
     ``[groups, rows per group]``: rows that go together.
     """
 
@@ -48,6 +51,7 @@ class Choice:
     scores: Tensor
     raw: Tensor
     pools: tuple[tuple[Pool, ...], ...]
+    passed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,10 @@ class PlacedStage:
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
     ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
-    it does, off the values of ``tower``; ``ahead`` the layer behind the site, where the method
-    reads that.  ``end`` is where the rows that went come back, if they do.  ``sharing``: the number
-    of images of which each keeps a share (None: all rows compete).
+    it does, off the values of ``tower``; ``ahead`` the layer behind the site, and ``blocks`` the
+    sub-blocks by depth, where the method reads those.  ``end`` is where the rows that went come
+    back, if they do.  ``sharing``: the number of images of which each keeps a share (None: all rows
+    compete).
     """
 
     stage: Stage
@@ -76,6 +81,7 @@ class PlacedStage:
     end: Site | None = None
     number: int = 0
     sharing: int | None = None
+    blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
 
     @property
     def remembers(self) -> dict[str, str]:
@@ -88,6 +94,7 @@ class PlacedStage:
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
             nodes |= self.tower
+        nodes |= {node for own in self.blocks.values() for b in own for node in (b.input, b.output)}
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
@@ -113,6 +120,7 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
     feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
+    blocks = blocks_of_plan(facts, plan, methods)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -131,8 +139,10 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         feeder = feeders.get(stage.site)
         tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
         ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        inside = dict(enumerate(blocks.get(stage.site, ())))
+        read = {layer.depth: inside[layer.depth] for layer, _ in layers if inside}
         place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
-        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site)))
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site), read))
     return placed
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
+from tokopt.ir.layers import Layer
 from tokopt.ir.places import Places
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
@@ -113,7 +114,14 @@ class Stages:
         if placed.feeder is not None:
             tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
             taps = replace(taps, tower=tower)
+        if placed.same is not None:
+            known = self.choices[placed.same].passed
+            taps = replace(taps, passed=None if known is None else known.gather(1, left))
         raw = self._score(placed.method, taps, alive, left)
+        passed = None
+        if placed.method.passes_on is not None:
+            given = placed.method.passes_on(taps).float()
+            passed = torch.full(alive.shape, torch.nan).scatter(1, left, given)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
@@ -123,7 +131,8 @@ class Stages:
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, pools)
+        found = (table, after, candidates, scores, raw, pools, passed)
+        self.choices[index] = Choice(placed.stage, *found)
         if placed.method.combine is not None:
             value = rows.replaced(value, combined(placed.method, taps, items, left, after))
         if placed.end is not None:
@@ -198,7 +207,12 @@ class Stages:
         if sizes is None:
             sizes = torch.ones(alive.shape)
         return Taps(
-            layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
+            layers=[
+                replace(
+                    reader.layer(layer, attention), blocks=self._blocks(placed, layer, rows, left)
+                )
+                for layer, attention in placed.layers
+            ],
             layer_count=len(placed.stack.stack.layers),
             candidates=candidates.gather(1, left),
             hidden=items.gather(1, left[..., None].expand(-1, -1, items.shape[-1])),
@@ -214,6 +228,17 @@ class Stages:
             options=placed.stage.options,
             sizes=sizes.gather(1, left) if placed.method.weigh is not None else None,
         )
+
+    def _blocks(
+        self, placed: PlacedStage, layer: Layer, rows: StreamRows, left: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Return what a layer's sub-blocks read and add, at the rows that are left."""
+
+        def at(node: fx.Node) -> Tensor:
+            whole = rows.items(self.seen[node])
+            return torch.stack([own[there] for own, there in zip(whole, left, strict=True)])
+
+        return tuple((at(b.input), at(b.output)) for b in placed.blocks.get(layer.depth, ()))
 
     def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
         """Return the method's score at full length, NaN at dead rows."""

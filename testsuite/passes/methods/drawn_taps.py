@@ -24,7 +24,24 @@ def tap(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
     def rows(at: Tensor) -> Tensor:
         return torch.stack([whole[item][:, numbers] for item, numbers in enumerate(at)])
 
-    return LayerTap(depth, query, key, value, lambda row: whole[:, :, row], scale, rows=rows)
+    return LayerTap(
+        depth,
+        query,
+        key,
+        value,
+        lambda row: whole[:, :, row],
+        scale,
+        rows=rows,
+        blocks=blocks(query, key, value),
+    )
+
+
+def blocks(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Rows for two sub-blocks, made of the operands of the attention."""
+    groups = query.shape[1] // key.shape[1]
+    many = [query, *(x.repeat_interleave(groups, 1) for x in (key, value))]
+    first, second, third = (x.transpose(1, 2).flatten(2) for x in many)
+    return (first, second), (second + first, third)
 
 
 def candidates(role: str, batch: int, rows: int) -> Tensor:

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps, tower_of
+from testsuite.passes.methods.drawn_taps import PREFIX, blocks, drawn_taps, tower_of
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -95,6 +95,7 @@ def take(taps: Taps, item: int) -> Taps:
                 _only(t.row, one),
                 t.scale,
                 rows=functools.partial(_only_rows, t, item, len(taps.hidden)),
+                blocks=blocks(t.query[one], t.key[one], t.value[one]),
             )
             for t in taps.layers
         ],
@@ -159,6 +160,7 @@ def permuted(taps: Taps, order: Tensor) -> Taps:
                 functools.partial(_permuted_row, t, order),
                 t.scale,
                 rows=functools.partial(_permuted_rows, t, order),
+                blocks=blocks(t.query[:, :, order], t.key[:, :, order], t.value[:, :, order]),
             )
             for t in taps.layers
         ],
@@ -252,7 +254,8 @@ def rebuilt(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
     def rows(at: Tensor) -> Tensor:
         return attention_rows(query, key, None, at, scale, False)
 
-    return LayerTap(depth, query, key, value, row, scale, rows=rows)
+    inside = blocks(query, key, value)
+    return LayerTap(depth, query, key, value, row, scale, rows=rows, blocks=inside)
 
 
 def squares(graph: fx.GraphModule, mask: fx.Node) -> list[fx.Node]:

@@ -57,6 +57,6 @@ def test_every_method_says_what_it_is() -> None:
     for method in METHODS.values():
         assert method.paper and method.notes and method.roles <= ROLES
         assert (
-            method.needs <= {"layers", "relay", "text", "entry", "places", "tower"}
+            method.needs <= {"layers", "relay", "text", "entry", "places", "tower", "blocks"}
             and method.calibrated <= method.roles
         )

@@ -1,4 +1,5 @@
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,11 @@ from testsuite.passes.methods.chosen import greedily, items, order_of, with_rows
 from testsuite.passes.methods.drawn_taps import PREFIX, draw, drawn_taps
 from testsuite.passes.methods.test_hired import H, W, tiled
 
+from tokopt.ir.errors import InputError
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.budget import spent
+from tokopt.passes.fit import fit
+from tokopt.passes.methods.method import Placement, Setting
 from tokopt.passes.methods.todre import METHOD
 
 
@@ -86,3 +92,39 @@ def test_a_stage_in_the_tower_leaves_it_without_pivot_and_it_goes_on() -> None:
     family = analysed("llava")
     for text in ("decoder:0 todre 9", "vision:1 stride 18, decoder:0 todre 9"):
         assert failures(checked(family, plan(text)), [every_input(family)[0]]) == ""
+
+
+def test_the_late_drop_is_asked_for_and_follows_the_choice_in_the_tower() -> None:
+    setting = Setting("decoder", 32, 2880, 288, consumer=True, paired=True)
+    assert METHOD.schedule(setting) == (Placement(28, 0),)
+    found = fit(analysed("llava").facts, METHOD, 0.25, options={"stacks": "both"})
+    assert [(s.site, s.keep) for s in found.plan.stages] == [("vision:end", 12), ("decoder:3", 0)]
+    assert found.spent == spent(analysed("llava").facts, found.plan) == Fraction(3 * 12, 4 * 36)
+    assert Plan.from_toml(found.plan.to_toml()) == found.plan
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llava", "vision:end todre 9, decoder:3 todre 0"),
+        ("qwen", "decoder:2 todre 0"),
+    ],
+)
+def test_no_visual_row_is_left_and_every_gate_passes(name: str, text: str) -> None:
+    family = analysed(name)
+    assert failures(checked(family, plan(text)), [every_input(family)[-1]]) == ""
+
+
+def test_none_left_is_refused_where_something_must_be() -> None:
+    bad = (("decoder:2", "fastv", 0), ("vision:end", "todre", 0), ("decoder:2", "todre", -1))
+    for site, method, keep in bad:
+        with pytest.raises(InputError, match="keep = "):
+            checked(analysed("llava"), Plan((Stage(site, method, keep),)))
+
+
+def test_a_late_drop_that_forgets_a_row_is_found_out() -> None:
+    """The seeded bug: one visual row too many is left."""
+    family = analysed("llava")
+    wrong = checked(family, plan("decoder:2 todre 1"))
+    done = dataclasses.replace(wrong, plan=plan("decoder:2 todre 0"))
+    assert "selection" in failures(done, [every_input(family)[0]])
