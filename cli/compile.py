@@ -10,6 +10,7 @@ from tokopt.cli.verify import plain
 
 if TYPE_CHECKING:
     from tokopt.cli.compiler import Compiled
+    from tokopt.ir.plan import Quota
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +30,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--method",
         help="the selection method, perhaps with options: downsample{grid=24x24} "
         "(default: chosen by the model)",
+    )
+    parser.add_argument(
+        "--quota",
+        type=quota,
+        metavar="joint|image|N",
+        help="of several images: their tokens compete (joint, default), or each keeps an equal "
+        "share (image; N states how many images, where the graph does not tell)",
+    )
+    parser.add_argument(
+        "--prompt-buckets",
+        type=numbers,
+        metavar="N[,N...]",
+        help="constant prompt lengths, for targets without free ones: a program for each over the "
+        "same weights; shorter prompts are padded to the next",
     )
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
@@ -53,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         plan=args.plan,
         method=args.method,
+        quota=args.quota,
+        prompt_buckets=args.prompt_buckets,
         target=args.target,
         inputs=args.inputs,
         outputs=args.outputs,
@@ -76,6 +93,21 @@ def budgets(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from error
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of ``64,256``."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from error
+
+
+def quota(text: str) -> Quota:
+    """Return the quota of ``image`` or ``2``."""
+    from tokopt.ir.plan import checked_quota
+
+    return checked_quota(int(text) if text.isdecimal() else text, "--quota")
+
+
 def as_data(compiled: Compiled) -> dict[str, Any]:
     """Return a result for machines."""
     budget = compiled.budget
@@ -87,7 +119,13 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "budget": compiled.manifest.budget.requested.get("tokens"),
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
-        "stages": [vars(stage) for stage in compiled.plan.stages],
+        "attention": [vars(entry) for entry in compiled.plan.attention],
+        "flops": compiled.work.total,
+        "selector_share_of_flops_saved": compiled.work.selector_share,
+        "stages": [
+            {**vars(stage), "selector_flops": cost.flops, "selector_bytes": cost.bytes}
+            for stage, cost in zip(compiled.plan.stages, compiled.work.selector, strict=True)
+        ],
         "gates": [plain(gate) for gate in compiled.manifest.gates],
         "seconds": dict(compiled.manifest.run.seconds),
         "note": compiled.note,
@@ -102,11 +140,22 @@ def show_table(compiled: Compiled) -> None:
     from tokopt.cli.console import show
 
     budget = compiled.budget
-    plan = Table("stage", "method", "rows kept", "of", title="plan", title_justify="left")
-    for stage in compiled.plan.stages:
+    work = compiled.work
+    plan = Table(
+        *("stage", "method", "rows kept", "of", "costs", "bytes"),
+        title="plan",
+        title_justify="left",
+    )
+    for stage, cost in zip(compiled.plan.stages, work.selector, strict=True):
         role = stage.site.partition(":")[0]
         count = budget.of if role == budget.role else budget.tower.get(role, (budget.of, ()))[0]
-        plan.add_row(stage.site, stage.method, str(stage.keep), str(count))
+        shared = "" if stage.quota == "joint" else " (each image its share)"
+        kept = f"{stage.keep}{shared}"
+        costs = (f"{short(cost.flops)}FLOP", f"{short(cost.bytes)}B")
+        site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
+        plan.add_row(site, stage.method, kept, str(count), *costs)
+    for entry in compiled.plan.attention:
+        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "", "", "")
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )
@@ -120,6 +169,12 @@ def show_table(compiled: Compiled) -> None:
         difference = "" if gate.max_difference is None else f"{gate.max_difference:.1e}"
         gates.add_row(gate.gate, "ok" if gate.passed else "FAILED", difference, gate.compared)
     show(plan, rows, gates)
+    share = work.selector_share
+    saved = "none saved" if share is None else f"selector share of the FLOPs saved: {share:.2%}"
+    show(
+        f"FLOPs of products: {short(work.original)} before, {short(work.left)} left; {saved}; "
+        f"{work.total:.1%} in all"
+    )
     note = f"\nnote: {compiled.note}" if compiled.note else ""
     seconds = sum(compiled.manifest.run.seconds.values())
     show(
@@ -129,6 +184,16 @@ def show_table(compiled: Compiled) -> None:
     for other in compiled.others:
         show("")
         show_table(other)
+
+
+def short(number: int) -> str:
+    """Return ``12.3 M`` and the like."""
+    size, prefix = float(number), ""
+    for larger in "kMGT":
+        if size < 1000:
+            break
+        size, prefix = size / 1000, larger
+    return f"{size:.3g} {prefix}"
 
 
 def _runs(rows: tuple[int, ...]) -> list[tuple[str, int]]:

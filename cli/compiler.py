@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.asked import checked_budgets, refuse_beside_plan
-from tokopt.cli.candidate import Candidate
+from tokopt.cli.buckets import (
+    checked_buckets,
+    judge_padding,
+    padding_of,
+    pieces_of,
+    refuse_buckets,
+)
+from tokopt.cli.candidate import Candidate, Piece
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
 from tokopt.cli.separate_compiler import compile_separate
@@ -26,21 +33,23 @@ from tokopt.ir.errors import GateError, InputError
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.placeholders import find_placeholders
-from tokopt.ir.plan import Outputs, Plan
+from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, report_budget
+from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.fit import Entropies
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
+from tokopt.passes.quotas import with_quota
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets import registry
 from tokopt.targets.artifact import LOG, PLAN, building, seal
 from tokopt.targets.manifest import FAILED, OK, Manifest, Run
+from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST, of_part, part_of
 from tokopt.targets.program_file import program_name, save_program
 from tokopt.targets.runtime import TRACE
@@ -57,6 +66,7 @@ class Compiled:
     folder: Path
     plan: Plan
     budget: BudgetReport
+    work: Work
     manifest: Manifest
     note: str = ""
     others: tuple[Compiled, ...] = ()
@@ -73,7 +83,9 @@ def compile(
     *,
     budget: float | Sequence[float] | None = None,
     method: str | None = None,
+    quota: Quota | None = None,
     plan: str | Path | Plan | None = None,
+    prompt_buckets: Sequence[int] | None = None,
     target: str | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
     outputs: Outputs | None = None,
@@ -85,18 +97,21 @@ def compile(
     An archive of several programs (vision, prefill, decode) gives an artifact of as many.
     ``budget`` is the share of visual tokens left (mean over the consumer's layers); of several,
     each gets its own program over the same weights, the first is what runs unless another is asked
-    for.  ``plan`` is a plan or its file, applied exactly.  ``inputs`` (named tensors, or a
-    safetensors file) are what the gates run on and, for calibrated methods, what is measured; the
-    archive's example inputs where none are given.  ``outputs`` (``full`` where none is given) and
-    ``seed`` (0) belong to a budget: a plan holds its own.  Raises ``TokoptError`` for everything a
-    user can mend; an artifact whose gates failed is written, marked, and returned with ``ok``
-    false.  ``output`` is a folder; ``model.tokopt`` for ``model.pt2`` where none is given.
+    for.  ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
+    shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
+    ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
+    methods, what is measured; the archive's example inputs where none are given.  ``outputs``
+    (``full`` where none is given), ``seed`` (0) and ``quota`` (``joint``; ``image``: every image of
+    a prompt keeps an equal share, see ``Stage``) belong to a budget: a plan holds its own.  Raises
+    ``TokoptError`` for everything a user can mend; an artifact whose gates failed is written,
+    marked, and returned with ``ok`` false.  ``output`` is a folder; ``model.tokopt`` for
+    ``model.pt2`` where none is given.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
     if plan is not None:
-        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs})
-    budgets = checked_budgets(budget)
+        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs, "quota": quota})
+    budgets, buckets = checked_budgets(budget), checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
@@ -108,6 +123,7 @@ def compile(
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
     if len(program.graphs) > 1:
+        refuse_buckets(buckets, program.source)
         whole = compile_separate(
             program,
             folder,
@@ -115,12 +131,13 @@ def compile(
             clock,
             budgets=budgets,
             method=method,
+            quota=quota or "joint",
             plan=plan,
             inputs=inputs,
             outputs=outputs,
             seed=seed,
         )
-        return Compiled(folder, whole.plan, whole.spent, whole.manifest, whole.note)
+        return Compiled(folder, whole.plan, whole.spent, whole.work, whole.manifest, whole.note)
     exported = program.main
     given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:
@@ -138,13 +155,15 @@ def compile(
                 if plan is None:
                     entropies = entropies or observe(facts, given).entropies
                     fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
-                    wanted = Plan(fitted.plan.stages, asked, seed or 0, outputs or "full")
+                    stages = with_quota(facts, fitted.plan, quota or "joint").stages
+                    wanted = Plan(stages, asked, seed or 0, outputs or "full")
                     note = fitted.note
                 else:
                     wanted = plan
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
                 applied = apply_plan(normal, wanted, find_method)
+                work = report_work(normal, applied, given)
             with clock.stage("verify"):
                 checked = Checked(facts, wanted, applied, find_method)
                 verdicts = list(validate(checked, [given]))
@@ -152,24 +171,32 @@ def compile(
                 final = decompose(applied.exported)
             part = part_of(budgets[number]) if number else FIRST
             names = output_names(exported, len(wanted.stages))
-            made.append(Candidate(part, asked, note, spent, checked, verdicts, final, names))
-        graphs = {program_name(program.main_name, c.part): c.final for c in made}
-        if len(made) > 1:
-            graphs = {program_name(MAIN_NAMES[0], c.part): c.final for c in made}
+            names += [one.output for one in applied.memory]
+            padding: Padding | None = None
+            pieces: tuple[Piece, ...] = (Piece(part, final, given),)
+            if buckets:
+                with clock.stage("buckets"):
+                    padding = padding_of(checked, final, names, buckets, placeholders)
+                    pieces = pieces_of(final, padding, part, checked, given, placeholders)
+                    verdicts += judge_padding(checked, final, names, padding, pieces)
+            found = (checked, verdicts, final, names, pieces, padding)
+            made.append(Candidate(part, asked, note, spent, work, *found))
+        every = [piece for one in made for piece in one.pieces]
+        main = program.main_name if len(every) == 1 else MAIN_NAMES[0]
+        graphs = {program_name(main, piece.part): piece.program for piece in every}
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
             stored = save_program(Program(graphs), draft)
             for one in made:
-                chosen.lower(one.final, draft, one.names, stored, one.part)
+                for piece in one.pieces:
+                    chosen.lower(piece.program, draft, one.names, stored, piece.part)
         for one in made:
             text = one.checked.plan.to_toml()
             (draft / of_part(PLAN, one.part)).write_text(text, encoding="utf-8")
         with clock.stage("verify the target"):
             for one in made:
-                one.verdicts.extend(
-                    against_target(
-                        chosen, draft, one.checked, one.final, given, one.names, one.part
-                    )
-                )
+                for piece in one.pieces:
+                    run = (piece.program, piece.inputs, one.names, piece.part)
+                    one.verdicts.extend(against_target(chosen, draft, one.checked, *run))
         verdicts = [verdict for one in made for verdict in one.verdicts]
         log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
         (draft / LOG).write_text(log, encoding="utf-8")
@@ -184,6 +211,8 @@ def compile(
                 seed=made[0].checked.plan.seed,
                 budget=first.budget,
                 gates=first.gates,
+                memory=first.memory,
+                padding=first.padding,
                 run=Run(
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     seconds=dict(clock.seconds),
@@ -193,7 +222,7 @@ def compile(
             ),
         )
     own, *others = (
-        Compiled(folder, one.checked.plan, one.spent, manifest.parts[one.part], one.note)
+        Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[one.part], one.note)
         for one in made
     )
     return replace(own, others=tuple(others))

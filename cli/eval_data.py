@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from tokopt.cli.eval_batch import Batch, batch_range, padded
 from tokopt.cli.inputs import fitting_inputs
@@ -39,6 +39,7 @@ class DataFile:
     count: int
     kinds: tuple[str, ...] | None
     has_kinds: bool
+    labelled: bool = True
 
     def batches(self, signature: Signature, size: int, limit: int) -> Iterator[Batch]:
         """Yield up to ``limit`` samples, ``size`` at a time, that fit the program."""
@@ -47,14 +48,16 @@ class DataFile:
             part = slice(start, min(start + size, self.count, limit))
             with _opened(self.path) as file:
                 inputs = {s.name: file.get_slice(s.name)[part] for s in signature.inputs}
-                answers: Tensor = file.get_slice(ANSWER)[part]
+                answers = file.get_slice(ANSWER)[part] if self.labelled else None
                 numbers = file.get_slice(KIND)[part].tolist() if self.has_kinds else None
             try:
                 inputs = fitting_inputs(padded(inputs, least), signature)
             except InputError as error:
                 error.where = f"{self.path}: {error.where}" if error.where else str(self.path)
                 raise
-            kinds = (WHOLE,) * len(answers) if numbers is None else self._named(numbers)
+            count = part.stop - part.start
+            answers = torch.zeros(count, dtype=torch.int64) if answers is None else answers
+            kinds = (WHOLE,) * count if numbers is None else self._named(numbers)
             yield Batch(inputs, answers, kinds, str(self.path))
 
     def _named(self, numbers: list[int]) -> tuple[str, ...]:
@@ -70,8 +73,10 @@ class DataFile:
         return tuple(self.kinds[n] for n in numbers)
 
 
-def find_data(place: str | Path, signature: Signature) -> list[DataFile]:
+def find_data(place: str | Path, signature: Signature, labelled: bool = True) -> list[DataFile]:
     """Return the data files at a place, their headers checked against the program's inputs.
+
+    Where samples need not be ``labelled`` files may do without answers, and none are read.
 
     Raises ``InputError`` for a place without files, a file that is damaged, lacks a tensor or
     has one too many, or whose tensors disagree on the number of samples.
@@ -80,15 +85,17 @@ def find_data(place: str | Path, signature: Signature) -> list[DataFile]:
     paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
     if not paths:
         raise InputError("there is no data in this folder", where=str(place), expected=_layout())
-    return [_data_file(path, [spec.name for spec in signature.inputs]) for path in paths]
+    names = [spec.name for spec in signature.inputs]
+    return [_data_file(path, names, labelled) for path in paths]
 
 
-def _data_file(path: Path, names: list[str]) -> DataFile:
+def _data_file(path: Path, names: list[str], labelled: bool) -> DataFile:
     with _opened(path) as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
         dtypes = {key: file.get_slice(key).get_dtype() for key in shapes}
         text = (file.metadata() or {}).get(KINDS)
-    missing = [name for name in (*names, ANSWER) if name not in shapes]
+    needed = [*names, ANSWER] if labelled else names
+    missing = [name for name in needed if name not in shapes]
     unknown = [name for name in shapes if name not in (*names, ANSWER, KIND)]
     if missing or unknown:
         what = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
@@ -98,13 +105,14 @@ def _data_file(path: Path, names: list[str]) -> DataFile:
             what = f"{name!r} is {dtypes[name]} {shapes[name]}"
             raise InputError(what, where=str(path), expected="int64 [n]")
     counts = {name: shape[0] if shape else None for name, shape in shapes.items()}
-    count = counts[ANSWER]
+    first = needed[-1]
+    count = counts[first]
     odd = next((name for name, n in counts.items() if n != count), None)
     if odd is not None or not count:
-        what = f"{odd!r} has {counts[odd]} samples and {ANSWER!r} {count}" if odd else "no samples"
+        what = f"{odd!r} has {counts[odd]} samples and {first!r} {count}" if odd else "no samples"
         raise InputError(what, where=str(path), expected="the samples along dim 0 of every tensor")
     kinds = None if text is None else tuple(part.strip() for part in text.split(","))
-    return DataFile(path, count, kinds, KIND in shapes and KIND not in names)
+    return DataFile(path, count, kinds, KIND in shapes and KIND not in names, labelled)
 
 
 @contextmanager

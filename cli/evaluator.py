@@ -6,7 +6,7 @@ Both run on the artifact's target: the original is lowered to it as it is, in a 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
 from tokopt.cli.compiler import output_names
 from tokopt.cli.console import track
@@ -25,6 +26,7 @@ from tokopt.ir.errors import InputError
 from tokopt.ir.program import Program
 from tokopt.passes.normalize import normalize
 from tokopt.targets.base import Target
+from tokopt.targets.chained import signature_for
 from tokopt.targets.program_file import save_program
 from tokopt.targets.registry import find
 from tokopt.targets.runtime import load
@@ -63,7 +65,12 @@ def evaluate(
     artifact = load(folder, target=target)
     if budget is not None:
         artifact = artifact.at(budget)
-    signature = artifact.manifest.signature
+    signature = signature_for(artifact.manifest, ())
+
+    def alone(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        artifact.reset()  # a sample is no sequel of the one before
+        return artifact(inputs)
+
     size = batch_size(signature, batch)
     files = find_data(data, signature)
     total = sum(file.count for file in files)
@@ -79,9 +86,9 @@ def evaluate(
 
     name = target or artifact.manifest.target
     if against is None:
-        return Evaluation(said(artifact, "artifact"), None, name)
+        return Evaluation(said(alone, "artifact"), None, name)
     program = original_of(artifact.manifest, against)
-    mine = said(artifact, "artifact")
+    mine = said(alone, "artifact")
     with original_runner(program, find(name)) as run:
         return Evaluation(mine, said(run, "original"), name)
 

@@ -1,7 +1,8 @@
 """``tokopt inspect``: what a program is: token axes, layers, sites and why a site is not legal.
 
 Weights are not read: a 7B-size archive is inspected in the memory of its graph.  Of an artifact
-folder its ``program.pt2`` is shown, with the links that the manifest has.
+folder its ``program.pt2`` is shown, with the links that the manifest has.  With ``--metrics`` the
+program is run once, and what its attention does is shown too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "model", metavar="MODEL.pt2", help="saved by torch.export.save; or an artifact folder"
     )
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        help="run the program once: how attention is shared between text and image, layer by layer",
+    )
+    parser.add_argument(
+        "--inputs", metavar="FILE", help="safetensors to run on (default: the example inputs)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -30,24 +39,37 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the facts of a program and return 0."""
     from tokopt.cli.describe import describe_program
+    from tokopt.cli.inputs import inputs_for
+    from tokopt.cli.inspect_metrics import describe_metrics, metrics_tables
     from tokopt.cli.inspect_tables import tables
     from tokopt.cli.several import describe_links, located, whole
+    from tokopt.ir.errors import InputError
     from tokopt.ir.facts import analyse
     from tokopt.ir.load import load
     from tokopt.passes.manager import PassManager
+    from tokopt.passes.metrics import measure
     from tokopt.passes.normalize import Normalize
+    from tokopt.passes.observe import observe
 
+    if args.inputs is not None and not args.metrics:
+        raise InputError("--inputs is read by --metrics only", expected="--metrics beside it")
     with stage(f"loading {args.model}"):
         file, links = located(args.model)
-        program = load(file, check=False)
+        program = load(file, check=args.metrics)
     with stage("normalizing"):
         program = PassManager([Normalize()]).run(program)
     with stage("analysing"):
         known = describe_links(program.graphs, links)
         exported, joined = whole(program, known)
-        described = describe_program(program, analyse(exported), joined, known)
+        facts = analyse(exported)
+        described = describe_program(program, facts, joined, known)
+    if args.metrics:
+        with stage("running"):
+            observed = observe(facts, inputs_for(exported, args.inputs))
+            described["metrics"] = describe_metrics(measure(observed))
     if args.json:
         print(json.dumps(described))
     else:
         show(*tables(described))
+        show(*metrics_tables(described["metrics"]) if args.metrics else ())
     return 0

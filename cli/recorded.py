@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tokopt.passes.budget_report import BudgetReport
+from tokopt.ir.plan import Plan
+from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.validate import Verdict
-from tokopt.targets.manifest import Amount, Budget, GateResult, LayerSpend
+from tokopt.targets.manifest import Amount, Budget, GateResult, LayerSpend, StageCost
 
 
 def gate_result(verdict: Verdict) -> GateResult:
@@ -20,20 +21,28 @@ def gate_result(verdict: Verdict) -> GateResult:
 
 
 def recorded_budget(
-    requested: float | None, report: BudgetReport, verdicts: list[Verdict]
+    requested: float | None,
+    plan: Plan,
+    report: BudgetReport,
+    work: Work,
+    verdicts: list[Verdict],
 ) -> Budget:
-    """Return the manifest's budget; measured where the selection gate counted the rows."""
+    """Return the manifest's budget; rows are measured where the selection gate counted them."""
     counted = any(v.gate == "selection" and v.passed for v in verdicts)
-    total = report.total
 
     def amount(share: float) -> Amount:
         return Amount(share, share if counted else None)
 
     return Budget(
         {} if requested is None else {"tokens": requested},
-        {"tokens": amount(total)},
+        {"tokens": amount(report.total), "flops": Amount(work.total, None)},
         tuple(
             LayerSpend(f"{report.role}:{depth}", {"tokens": amount(rows / report.of)})
             for depth, rows in enumerate(report.rows)
+        ),
+        work.saved,
+        tuple(
+            StageCost(stage.site, cost.flops, cost.bytes)
+            for stage, cost in zip(plan.stages, work.selector, strict=True)
         ),
     )

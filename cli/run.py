@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         artifact = artifact.program(args.program)
     manifest = artifact.manifest
     if args.inputs is None:
-        raise inputs_needed(manifest.signature, args.artifact)
-    names = read_inputs(args.inputs) if manifest.programs else ()
+        raise inputs_needed(signature_for(manifest, ()), args.artifact)
+    names = read_inputs(args.inputs) if manifest.programs or manifest.memory else ()
     given = fitting_inputs(args.inputs, signature_for(manifest, names))
     check_merges(given, manifest.placeholders, args.inputs)
     outputs = artifact(given, trace=args.trace)

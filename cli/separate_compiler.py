@@ -21,13 +21,14 @@ from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.placeholders import find_placeholders
-from tokopt.ir.plan import Outputs, Plan
+from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, report_budget
+from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
+from tokopt.passes.quotas import with_quota
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets.artifact import LOG, PLAN, building, seal
 from tokopt.targets.base import Target
@@ -41,6 +42,7 @@ class Made:
 
     plan: Plan
     spent: BudgetReport
+    work: Work
     manifest: Manifest
     note: str
 
@@ -53,6 +55,7 @@ def compile_separate(
     *,
     budgets: Sequence[float] = (),
     method: str | None = None,
+    quota: Quota = "joint",
     plan: Plan | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
     outputs: Outputs | None = None,
@@ -85,12 +88,14 @@ def compile_separate(
                 front = before_generation(facts)
                 entropies = observe(facts, own).entropies
                 fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
-                plan = Plan(fitted.plan.stages, budgets[0], seed or 0, outputs or "full")
+                stages = with_quota(facts, fitted.plan, quota).stages
+                plan = Plan(stages, budgets[0], seed or 0, outputs or "full")
                 note = fitted.note
             refuse_decoder_stages(facts, plan)
             spent = report_budget(facts, plan)
         with clock.stage("rewrite"):
             applied = apply_plan(separate.joined, plan, find_method)
+            work = report_work(separate.joined, applied, own)
             parts, chain = separate.parted(applied)
         with clock.stage("verify"):
             checked = Checked(facts, plan, applied, find_method)
@@ -116,7 +121,7 @@ def compile_separate(
                 placeholders=placeholders,
                 input_sha256=program.sha256,
                 seed=plan.seed,
-                budget=recorded_budget(plan.budget, spent, verdicts),
+                budget=recorded_budget(plan.budget, plan, spent, work, verdicts),
                 gates=tuple(gate_result(v) for v in verdicts),
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),
@@ -124,4 +129,4 @@ def compile_separate(
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )
-    return Made(plan, spent, manifest, note)
+    return Made(plan, spent, work, manifest, note)

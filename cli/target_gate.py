@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.ir.memory import with_memory
 from tokopt.ir.tolerances import ORACLE, TIE, coarsest
 from tokopt.passes.oracle.oracle import run_oracle
 from tokopt.passes.validate import (
@@ -24,7 +25,7 @@ from tokopt.passes.validate import (
     relative_difference,
     run_program,
 )
-from tokopt.targets.base import Target
+from tokopt.targets.base import Runner, Target
 from tokopt.targets.parts import FIRST
 from tokopt.targets.runtime import TRACE
 
@@ -39,9 +40,24 @@ def against_target(
     part: str = FIRST,
 ) -> Iterator[Verdict]:
     """Yield the verdicts on what a target computes from the files it wrote."""
-    got = target.open(folder, part)(inputs)
+    runner = target.open(folder, part)
+    yield from against_runner(target.name, runner, checked, lowered, inputs, names)
+
+
+def against_runner(
+    who: str,
+    runner: Runner,
+    checked: Checked | None,
+    lowered: ExportedProgram,
+    inputs: Mapping[str, Tensor],
+    names: Sequence[str],
+) -> Iterator[Verdict]:
+    """Yield the verdicts on what someone computes, against a program and the oracle."""
+    if checked is not None:
+        inputs = with_memory(checked.applied.memory, inputs)
+    got = runner(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
-    compared = f"{target.name} with the rewritten program, the same rows kept"
+    compared = f"{who} with the rewritten program, the same rows kept"
     other = [n for n in names if n not in got or got[n].shape != wanted[n].shape]
     if other:
         message = f"the output {other[0]!r} is missing or of another shape"
@@ -63,5 +79,5 @@ def against_target(
     alive = [alive_rows(got[n], c.alive) for n, c in zip(kept, free.stages, strict=True)]
     found = [got[n] for n in outputs]
     tie = TIE if allowed <= ORACLE else allowed
-    for verdict in judge(checked, inputs, found, alive, free, target.name, allowed, tie):
+    for verdict in judge(checked, inputs, found, alive, free, who, allowed, tie):
         yield replace(verdict, gate=f"target {verdict.gate}")

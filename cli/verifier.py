@@ -7,6 +7,7 @@ and with the archive it was made from:
 
 ``structure``, ``identity``, ``selection``, ``oracle``   the plan applied to the original again
 ``program``    ``program.pt2`` is that rewritten program
+``padding``    or, for each prompt bucket, computes on a padded prompt what that program computes
 
 For every budget of the artifact in turn; several programs are ``separate_verifier.py``'s.  Together
 they tie the lowered files to the original, whatever made the artifact.
@@ -21,12 +22,15 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.cli.buckets import fitting, judge_padding
+from tokopt.cli.candidate import Piece
 from tokopt.cli.inputs import check_merges, example_inputs, fitting_inputs, inputs_needed
 from tokopt.cli.separate_verifier import verify_separate
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tolerances import IDENTITY
@@ -45,9 +49,10 @@ from tokopt.passes.validate import (
 from tokopt.targets import registry
 from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
+from tokopt.targets.chained import signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.manifest import Manifest, read_manifest
-from tokopt.targets.parts import of_part
+from tokopt.targets.parts import bucket_part, of_part
 from tokopt.targets.program_file import PROGRAM, program_of
 
 
@@ -81,13 +86,20 @@ def verify(
         facts = None if original is None else analyse(normalize(original.main))
         gates = [changed]
         for part, own in manifest.parts.items():
-            saved = program_of(programs, part)
+            names = [spec.name for spec in own.signature.outputs]
+            whole = with_memory(own.memory, given)
             checked = None if facts is None else _again(facts, folder / of_part(PLAN, part))
+            pieces = _pieces(manifest, own, part, programs, whole)
             if checked is not None:
                 gates += validate(checked, [given])
-                gates.append(_same_program(checked, saved, given))
-            names = [spec.name for spec in own.signature.outputs]
-            gates += against_target(runs_on, folder, checked, saved, given, names, part)
+                if own.padding is None:
+                    gates.append(_same_program(checked, pieces[0].program, whole))
+                else:
+                    free = decompose(checked.applied.exported)
+                    gates += judge_padding(checked, free, names, own.padding, pieces)
+            for piece in pieces:
+                run = (piece.program, piece.inputs, names, piece.part)
+                gates += against_target(runs_on, folder, checked, *run)
     return gates
 
 
@@ -135,13 +147,29 @@ def _inputs(
 ) -> dict[str, Tensor]:
     """Return what the gates run on: artifacts carry no inputs of their own."""
     if inputs is None and original is None:
-        raise inputs_needed(manifest.signature, str(folder), ", or --against the original")
+        raise inputs_needed(signature_for(manifest, ()), str(folder), ", or --against the original")
     if inputs is None:
         assert original is not None
         inputs = example_inputs(original.main)
-    given = fitting_inputs(inputs, manifest.signature)
+    given = fitting_inputs(inputs, signature_for(manifest, ()))
     check_merges(given, manifest.placeholders, inputs)
     return given
+
+
+def _pieces(
+    manifest: Manifest, own: Manifest, part: str, programs: Program, given: Mapping[str, Tensor]
+) -> list[Piece]:
+    """Return the saved programs of a budget, one for each prompt bucket where it has some."""
+    padding = own.padding
+    if padding is None:
+        return [Piece(part, program_of(programs, part), given)]
+    pieces = []
+    for bucket in padding.buckets:
+        name = bucket_part(part, bucket, padding.buckets)
+        prompt = fitting(given, padding, bucket, manifest.placeholders)
+        padded = padding.padded(prompt, bucket)
+        pieces.append(Piece(name, program_of(programs, name), padded, prompt))
+    return pieces
 
 
 def _again(facts: Facts, file: Path) -> Checked:

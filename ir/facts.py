@@ -14,7 +14,7 @@ from tokopt.ir.axis import Axis, locate
 from tokopt.ir.collector import uncollected
 from tokopt.ir.cross import cross_stacks, find_readings
 from tokopt.ir.dependence import Dependence
-from tokopt.ir.dims import Dims, infer_dims
+from tokopt.ir.dims import Dims, describe, infer_dims
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.given import Given
 from tokopt.ir.layers import Stack, find_stacks
@@ -24,6 +24,7 @@ from tokopt.ir.places import Places, arrived_places, tower_places
 from tokopt.ir.region import Region, plan_region
 from tokopt.ir.roles import kind_of
 from tokopt.ir.sites import Site, judge_sites
+from tokopt.ir.spread import spread_stream
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ class Facts:
             alike = [s for s in self.stacks if s.role.rstrip("0123456789") == role]
             if alike:
                 return next((s for s in alike if any(x.legal for x in s.sites)), alike[0])
+        spread = spread_stream(self.attention, self.dims, self.dependence)
+        if spread is not None:
+            shape = list(spread.meta["val"].shape)
+            raise UnsupportedError(
+                f"the rows between the layers lie on several dims: {shape}",
+                where=describe(spread),
+                expected="rows on one dim, [batch, rows, features]: tokens leave along one dim",
+                hint="flatten height and width in front of the first layer: x.flatten(1, 2)",
+            )
         raise UnsupportedError(
             "no stack of attention layers over visual tokens was found",
             expected="attention layers joined by skip connections, fed by a floating-point input",

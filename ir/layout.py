@@ -42,6 +42,32 @@ class Layout:
             tensor = tensor.flatten(0, b - 1) if b else tensor.unsqueeze(0)
         return tensor
 
+    def put(self, values: Tensor, like: Tensor) -> Tensor:
+        """Return ``values`` ``[B, H or 1, R, C]`` laid out as ``like`` is: the way back.
+
+        The rows and features of ``like`` are its last dims; R and C may be other counts.
+        Heads that are one there stay one where they have dims of their own.
+        """
+        shape = list(like.shape)
+        if self.sizes is not None:
+            shape = list(like.reshape(_filled(like, self.sizes)).shape)
+        heads = [shape[dim] for dim in self.heads]
+        if values.shape[1] == 1:
+            shared = [1] * len(heads)
+            values = values.reshape([shape[d] for d in self.batch] + shared + [*values.shape[2:]])
+            if self.sizes is not None:  # a dim may hold batch and heads: it needs all of them
+                rest = [-1, -1]
+                values = values.expand([-1] * len(self.batch) + heads + rest)
+        else:
+            values = values.reshape([shape[d] for d in self.batch] + heads + [*values.shape[2:]])
+        order = (*self.batch, *self.heads, self.rows, self.features)
+        values = values.permute([order.index(dim) for dim in range(len(order))])
+        if self.sizes is None:
+            return values
+        laid = list(like.shape)
+        laid[-2:] = values.shape[-2:]
+        return values.reshape(laid)
+
 
 def _filled(tensor: Tensor, sizes: tuple[int, ...]) -> list[int]:
     """Return sizes with every 0 (kept as it is) read off the tensor in order."""

@@ -23,3 +23,8 @@ PER_ROW = frozenset(
     "sub tanh sigmoid linear".split()
 )
 """Operators whose result has, in each row, what was computed from that row."""
+
+SAME_VALUES = frozenset(
+    f"aten::{name}" for name in "unsqueeze expand expand_as clone to _to_copy alias view_as".split()
+)
+"""Operators that leave every value where it is, or repeat it along a new dim."""

@@ -8,26 +8,29 @@ value where it is, or repeat it along a new dim, are followed back to the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from tokopt.ir.dims import operator_name
 from tokopt.ir.facts import Facts
+from tokopt.ir.masks import find_masks
 from tokopt.ir.merge import Merge
-
-SAME_VALUES = frozenset(
-    f"aten::{name}" for name in "unsqueeze expand expand_as clone to _to_copy alias view_as".split()
-)
+from tokopt.ir.movement import SAME_VALUES
 
 
 @dataclass(frozen=True)
 class Placeholders:
-    """Per batch item, ``count`` elements of the integer ``input`` must equal ``value``."""
+    """Per batch item, ``count`` elements of the integer ``input`` must equal ``value``.
+
+    ``mask``: the input of the same shape that is 0 at padding, where there is one.  The last row
+    in front of padding must be no placeholder: it may not be dropped, and nothing else says so.
+    """
 
     input: str
     value: int
     count: int
+    mask: str | None = None
 
 
 def find_placeholders(facts: Facts) -> tuple[Placeholders, ...]:
@@ -36,8 +39,13 @@ def find_placeholders(facts: Facts) -> tuple[Placeholders, ...]:
     A merge whose mask is made in another way, or whose rows are not a constant number, asks
     nothing that could be checked.
     """
-    found = (_of_merge(stack.merge) for stack in facts.stacks if stack.merge is not None)
-    return tuple(dict.fromkeys(p for p in found if p is not None))
+    found: dict[Placeholders, None] = {}
+    for stack in facts.stacks:
+        asked = None if stack.merge is None else _of_merge(stack.merge)
+        if asked is not None:
+            masks = find_masks(facts, stack)
+            found[replace(asked, mask=masks[0] if len(masks) == 1 else None)] = None
+    return tuple(found)
 
 
 def _of_merge(merge: Merge) -> Placeholders | None:

@@ -18,6 +18,7 @@ from tokopt.ir.axis import Axis
 from tokopt.ir.dims import Dims, arguments_of, operator_name
 from tokopt.ir.errors import InputError
 from tokopt.ir.given import is_float
+from tokopt.ir.mosaic import Mosaic, find_mosaic
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Places:
     """For each visual row of one item: its tile (image, crop or frame), row and column there.
 
     int64 ``[N]`` each (a method sees ``[B, N]``), -1 where a row is no patch (a newline).
-    ``shape`` counts tiles, rows and columns of a tile.
+    ``shape`` counts tiles, rows and columns of a tile.  ``mosaic``: how tiles of one picture lie
+    beside each other, where the order of the rows tells it.
     """
 
     tile: Tensor
     row: Tensor
     column: Tensor
     shape: tuple[int, int, int]
+    mosaic: Mosaic | None = None
 
     @property
     def table(self) -> Tensor:
@@ -41,7 +44,7 @@ class Places:
     def seen(self, table: Tensor) -> Places:
         """Return places of other rows: ``[..., 3]``."""
         tile, row, column = table.unbind(-1)
-        return Places(tile, row, column, self.shape)
+        return Places(tile, row, column, self.shape, self.mosaic)
 
 
 def stated_places(grid: str, count: int) -> Places:
@@ -103,8 +106,9 @@ def arrived_places(tower: Places, units: Tensor, arrived: Tensor) -> Places:
     at = table[arrived.clamp_min(0) % count]
     at[:, 0] += arrived.clamp_min(0) // count * tower.shape[0]
     at = torch.where(known.unsqueeze(1), at, -1)
-    items = int(arrived.max()) // count + 1
-    return Places(at[:, 0], at[:, 1], at[:, 2], (items * tower.shape[0], rows, columns))
+    tiles = (int(arrived.max()) // count + 1) * tower.shape[0]
+    mosaic = find_mosaic(at[:, 0].tolist(), tiles)
+    return Places(at[:, 0], at[:, 1], at[:, 2], (tiles, rows, columns), mosaic)
 
 
 def _dense(numbers: Tensor) -> tuple[Tensor, int]:

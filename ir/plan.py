@@ -1,4 +1,8 @@
-"""Plan: the stages to insert, as a small text file that people read, diff, edit and commit."""
+"""Plan: the stages to insert, as a small text file that people read, diff, edit and commit.
+
+A ``[[stage]]`` drops rows at a site.  An ``[[attention]]`` drops none: from its site to the end of
+that stack attention is another.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any, Literal, get_args
 from tokopt.ir.errors import InputError
 
 Outputs = Literal["full", "kept", "last"]
+Quota = Literal["joint", "image"] | int
 SCHEMA = 1
 
 
@@ -19,11 +24,25 @@ class Stage:
 
     ``site`` is ``role:depth`` or ``role:end``; ``keep`` the visual rows of that stack's stream that
     stay (protected rows and text are not counted); ``options`` are the method's own settings.
+    ``until``: the later site of the same stack where the rows that went come back, if they do.
+    ``quota``: all visual rows compete (``joint``), or each image keeps an equal share (``image``;
+    a number where it is stated how many images there are, of equally many rows).
     """
 
     site: str
     method: str
     keep: int
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+    until: str | None = None
+    quota: Quota = "joint"
+
+
+@dataclass(frozen=True)
+class Attending:
+    """Another attention in every layer from ``site``, ``role:depth``, to the end of the stack."""
+
+    site: str
+    method: str
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
@@ -35,6 +54,7 @@ class Plan:
     budget: float | None = None
     seed: int = 0
     outputs: Outputs = "full"
+    attention: tuple[Attending, ...] = ()
 
     def to_toml(self) -> str:
         """Return the plan as text; ``Plan.from_toml`` reads it back exactly."""
@@ -45,9 +65,14 @@ class Plan:
         for stage in self.stages:
             lines += ["", "[[stage]]", f"site = {_quoted(stage.site)}"]
             lines += [f"method = {_quoted(stage.method)}", f"keep = {stage.keep}"]
-            for key, value in sorted(stage.options.items()):
-                text = _quoted(value) if isinstance(value, str) else repr(value)
-                lines.append(f"options.{key} = {text}")
+            lines += [] if stage.until is None else [f"until = {_quoted(stage.until)}"]
+            if stage.quota != "joint":
+                written = _quoted(stage.quota) if isinstance(stage.quota, str) else stage.quota
+                lines.append(f"quota = {written}")
+            lines += _option_lines(stage.options)
+        for entry in self.attention:
+            lines += ["", "[[attention]]", f"site = {_quoted(entry.site)}"]
+            lines += [f"method = {_quoted(entry.method)}", *_option_lines(entry.options)]
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -62,6 +87,7 @@ class Plan:
                 "the plan has another schema version", where=source, expected=f"schema = {SCHEMA}"
             )
         stages = data.pop("stage", [])
+        attention = data.pop("attention", [])
         budget = _typed(data, "budget", (int, float), None, source)
         seed = _typed(data, "seed", (int,), 0, source)
         outputs = _typed(data, "outputs", (str,), "full", source)
@@ -77,23 +103,58 @@ class Plan:
             None if budget is None else float(budget),
             seed,
             outputs,
+            tuple(_attending(a, f"{source}, attention {i + 1}") for i, a in enumerate(attention)),
         )
 
 
-def _stage(data: Any, where: str) -> Stage:
+def _option_lines(options: Mapping[str, int | float | str]) -> list[str]:
+    texts = ((k, _quoted(v) if isinstance(v, str) else repr(v)) for k, v in sorted(options.items()))
+    return [f"options.{key} = {text}" for key, text in texts]
+
+
+def _attending(data: Any, where: str) -> Attending:
+    data = _table(data, "[[attention]]", where)
+    entry = Attending(
+        _typed(data, "site", (str,), ..., where),
+        _typed(data, "method", (str,), ..., where),
+        _typed(data, "options", (dict,), {}, where),
+    )
+    _nothing_left(data, where)
+    return entry
+
+
+def _table(data: Any, form: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise InputError("a stage is not a table", where=where, expected="[[stage]]")
-    data = dict(data)
+        raise InputError("an entry is not a table", where=where, expected=form)
+    return dict(data)
+
+
+def _stage(data: Any, where: str) -> Stage:
+    data = _table(data, "[[stage]]", where)
     stage = Stage(
         _typed(data, "site", (str,), ..., where),
         _typed(data, "method", (str,), ..., where),
         _typed(data, "keep", (int,), ..., where),
         _typed(data, "options", (dict,), {}, where),
+        _typed(data, "until", (str,), None, where),
+        checked_quota(_typed(data, "quota", (str, int), "joint", where), where),
     )
     if stage.keep < 1:
         raise InputError(f"keep = {stage.keep}", where=where, expected="at least 1 token")
     _nothing_left(data, where)
     return stage
+
+
+def checked_quota(value: str | int, where: str) -> Quota:
+    """Return a quota that is one.  ``InputError`` names the others."""
+    words: tuple[Quota, ...] = ("joint", "image")
+    if value in words or (isinstance(value, int) and value > 0):
+        return value if isinstance(value, int) else words[words.index(value)]
+    raise InputError(
+        f"quota = {value!r}",
+        where=where,
+        expected="joint, image, or the number of images in a prompt",
+    )
 
 
 def _typed(

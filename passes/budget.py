@@ -31,9 +31,21 @@ def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:
     cuts: list[tuple[int, int]] = []
     for stage, stack, site in _in_data_order(facts, plan):
         _check(stage, stack, site)
+        if stage.until is not None:
+            if stack is consumer:
+                return _between(stage, site, stack, facts)
+            continue
         start = site.depth if stack is consumer else 0
         cuts.append((start, rows_arriving(facts, stack, site, stage.keep)))
     return rows_after(row_count(consumer), len(consumer.stack.layers), cuts)
+
+
+def _between(stage: Stage, site: Site, stack: TokenStack, facts: Facts) -> tuple[int, ...]:
+    """Return the rows in each layer of a stack whose one stage's rows come back."""
+    assert stage.until is not None
+    end, count = facts.find_site(stage.until)[1].depth, row_count(stack)
+    depths = range(len(stack.stack.layers))
+    return tuple(stage.keep if site.depth <= depth < end else count for depth in depths)
 
 
 def rows_after(count: int, layers: int, cuts: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -65,7 +77,9 @@ def tower_rows(facts: Facts, plan: Plan) -> Mapping[str, tuple[int, ...]]:
             continue
         rows = [row_count(tower)] * len(tower.stack.layers)
         for stage, stack, site in _in_data_order(facts, plan):
-            if stack is tower:
+            if stack is tower and stage.until is not None:
+                rows = list(_between(stage, site, stack, facts))
+            elif stack is tower:
                 rows[site.depth :] = [stage.keep] * len(rows[site.depth :])
         found[tower.role] = tuple(rows)
     return found

@@ -26,7 +26,7 @@ from tokopt.passes.workspace import Workspace, aten
 
 
 def visual_mask(work: Workspace, stack: TokenStack, merge: Merge) -> fx.Node:
-    """Insert the mask of visual rows as bool ``[B, N]``, with the last row protected."""
+    """Insert the mask of visual rows as bool ``[B, N]``."""
     axes = work.axes[merge.node]
     lead = lead_axes(axes, stack.stack.dim, stack.stack.stream.root)
     layout = layout_of(merge.node, work.facts.dims, lead, stack.stack.dim, len(axes) - 1)
@@ -44,11 +44,19 @@ def visual_mask(work: Workspace, stack: TokenStack, merge: Merge) -> fx.Node:
         if leading:
             written = written.reshape([*written.shape, *[1] * (len(axes) - written.dim())])
         written = written.expand([*sizes, written.shape[-1]])
-        shown = layout.apply(written.narrow(-1, 0, 1)).squeeze(1).squeeze(-1)
+        return layout.apply(written.narrow(-1, 0, 1)).squeeze(1).squeeze(-1)
+
+    return work.splice(visual, [*(merge.indices or (merge.mask,)), *shape])
+
+
+def but_the_last(work: Workspace, mask: fx.Node) -> fx.Node:
+    """Insert a mask of rows, bool ``[B, N]``, without the last: the next token comes from it."""
+
+    def but_last(shown: Tensor) -> Tensor:
         rows = torch.arange(shown.shape[1], device=shown.device)
         return shown & (rows < shown.shape[1] - 1)
 
-    return work.splice(visual, [*(merge.indices or (merge.mask,)), *shape])
+    return work.splice(but_last, [mask])
 
 
 def drop_holes(

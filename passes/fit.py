@@ -10,7 +10,7 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.methods.asked import Options
-from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.method import STACKS, Method
 from tokopt.passes.placed import stack_places
 from tokopt.passes.placing import Placing
 from tokopt.passes.tower_tap import feeder_of
@@ -51,34 +51,70 @@ def fit(
     """
     limit = _limit(budget)
     refusals: list[UnsupportedError | InputError] = []
-    for stack in _stacks(facts, method, role):
+    for stack in _stacks(facts, method, role, options or {}):
         try:
-            if "places" in method.needs:
+            needed = method.needed(options or {})
+            if "places" in needed:
                 stack_places(facts, stack, options or {})
-            if "tower" in method.needs:
+            if "tower" in needed:
                 feeder_of(facts, stack, method.name)
         except (UnsupportedError, InputError) as refusal:  # a stated grid may fit another stack
             refusals.append(refusal)
             continue
         try:
-            placing = Placing(facts, stack, method, (entropies or {}).get(stack.role))
+            before, alone = _before(facts, stack, method, entropies or {}, options or {})
+            given = (entropies or {}).get(stack.role)
+            placing = Placing(facts, stack, method, given, before)
             placements, moved, spends = placing.within(limit)
         except UnsupportedError as refusal:
             refusals.append(refusal)
             continue
         stages = tuple(
-            Stage(placing.site(p.depth).name, method.name, p.keep, dict(options or {}))
-            for p in placements
+            Stage(
+                site, method.name, keep, {k: v for k, v in (options or {}).items() if k != STACKS}
+            )
+            for site, keep in placing.stages(placements)
         )
-        plain = placing.kind in method.calibrated and placing.entropies is None
+        parts = [part for part in (before, placing) if part is not None]
+        plain = any(part.kind in method.calibrated and part.entropies is None for part in parts)
         uncalibrated = _UNCALIBRATED.format(method.name) if plain else ""
-        note = "; ".join(filter(None, (moved, uncalibrated)))
+        note = "; ".join(filter(None, (alone, moved, uncalibrated)))
         return Fitted(Plan(stages, budget, seed), note, spends)
     raise refusals[0]
 
 
-def _stacks(facts: Facts, method: Method, role: str | None) -> list[TokenStack]:
-    """Return the stacks to try, in order of the data: towers come before the decoder."""
+def _in_both(method: Method, options: Options) -> bool:
+    """Return whether a method is to have stages in a tower and in the decoder."""
+    value = options.get(STACKS, method.options.get(STACKS, "one"))
+    if value not in ("one", "both"):
+        raise InputError(f"{method.name}: {STACKS} = {value!r}", expected="'one' or 'both'")
+    return value == "both"
+
+
+def _before(
+    facts: Facts, stack: TokenStack, method: Method, entropies: Entropies, options: Options
+) -> tuple[Placing | None, str]:
+    """Return a method's placing in the tower that feeds a stack, or why there is none."""
+    if not _in_both(method, options) or stack is not facts.consumer or stack.boundary is None:
+        return None, ""
+    feeder = facts.feeder(stack) if stack.merge is not None else None
+    why = "no tower's rows are merged into " + stack.role
+    if feeder is not None and not feeder[2].holes:
+        why = "rows leave there in other units than in " + stack.role
+    elif feeder is not None:
+        tower = feeder[0]
+        try:
+            return Placing(facts, tower, method, entropies.get(tower.role)), ""
+        except UnsupportedError as refusal:
+            why = refusal.what
+    return None, f"{method.name} is without its stage in the tower: {why}"
+
+
+def _stacks(facts: Facts, method: Method, role: str | None, options: Options) -> list[TokenStack]:
+    """Return the stacks to try, in order of the data: towers come before the decoder.
+
+    A method for both is placed in the decoder, its stages in the tower with it.
+    """
     if role is not None:
         found = [stack for stack in facts.stacks if stack.role == role]
         if not found:
@@ -92,6 +128,8 @@ def _stacks(facts: Facts, method: Method, role: str | None) -> list[TokenStack]:
             expected=" or ".join(sorted(method.roles)),
             hint="tokopt methods lists what each method is made for",
         )
+    if _in_both(method, options) and facts.consumer in found:
+        return [facts.consumer]
     return found
 
 

@@ -8,9 +8,11 @@ gone or only masked; what the methods' scores cost is the difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -26,6 +28,7 @@ from tokopt.ir.lengths import length_of
 from tokopt.ir.plan import Plan
 from tokopt.ir.region import plan_region
 from tokopt.passes.oracle.sizes import Sizes
+from tokopt.passes.slow_path import inner_region, path_end
 
 LEFT = {
     "aten::matmul": "self",
@@ -43,22 +46,31 @@ COUNTED = {*LEFT, *CONVOLUTIONS, ATTENTION, "aten::linear", "aten::einsum"}
 Shape = Callable[[fx.Node], Sequence[int]]
 
 
-def count_macs(exported: ExportedProgram, inputs: Mapping[str, Tensor]) -> int:
-    """Return the multiply-accumulates of one run; ``inputs`` give symbolic sizes their values."""
+def count_macs(
+    exported: ExportedProgram,
+    inputs: Mapping[str, Tensor],
+    without: AbstractSet[str] = frozenset(),
+) -> int:
+    """Return the multiply-accumulates of one run; ``inputs`` give symbolic sizes their values.
+
+    Calls named in ``without`` are left out.
+    """
     sizes = Sizes(exported, bind(exported, inputs))
-    return _graph_macs(exported.graph, lambda n: _shape(n, sizes))
+    nodes = [node for node in exported.graph.nodes if node.name not in without]
+    return _graph_macs(nodes, lambda n: shape_of(n, sizes))
 
 
-def _graph_macs(graph: fx.Graph, shape: Shape) -> int:
-    """Return the multiply-accumulates of a graph; a loop's are its body's at every step."""
+def _graph_macs(nodes: Iterable[fx.Node], shape: Shape) -> int:
+    """Return the multiply-accumulates of calls; a loop's are its body's at every step."""
     count = 0
-    for node in graph.nodes:
+    for node in nodes:
         if node.target is torch.ops.higher_order.scan:
-            body, _, (numbers, *_), _ = node.args
-            inner = getattr(graph.owning_module, body.target).graph
-            count += shape(numbers)[0] * _graph_macs(inner, shape)
+            given: Any = node.args
+            body, _, (numbers, *_), _ = given
+            inner = getattr(node.graph.owning_module, body.target).graph
+            count += shape(numbers)[0] * _graph_macs(inner.nodes, shape)
         else:
-            count += _macs(node, shape)
+            count += macs_of(node, shape)
     return count
 
 
@@ -74,13 +86,13 @@ def predict_macs(facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]) -> int:
         mine = [cut for cut in cuts if node in cut.short]
 
         def shape(operand: fx.Node) -> list[int]:
-            found = list(_shape(operand, sizes))
+            found = list(shape_of(operand, sizes))
             for cut in mine:  # in data order: the last one holds
                 for dim, axis in enumerate(facts.dims.axes.get(operand, [])):
                     found[dim] = cut.size(axis, sizes, found[dim])
             return found
 
-        return _macs(node, shape)
+        return macs_of(node, shape)
 
     return sum(macs(node) for node in facts.exported.graph.nodes)
 
@@ -112,6 +124,11 @@ def _cuts(facts: Facts, plan: Plan, sizes: Sizes) -> list[_Cut]:
     cuts: list[_Cut] = []
     consumer = facts.consumer
     for stage, stack, site in staged:
+        if stage.until is not None:
+            region = inner_region(facts, facts.exported.graph, site, path_end(facts, stage))
+            kept = stage.keep // site.run
+            cuts.append(_Cut(site.tokens, kept, frozenset(region.short)))
+            continue
         if stack is consumer and stack.merge is not None:
             kept = _with_text(stack, stage.keep, sizes)
         else:
@@ -145,13 +162,14 @@ def _cut(
     return _Cut(tokens, kept, frozenset(region.short))
 
 
-def _shape(node: fx.Node, sizes: Sizes) -> list[int]:
+def shape_of(node: fx.Node, sizes: Sizes) -> list[int]:
+    """Return the sizes of a value in one run; none where it is no tensor."""
     value = node.meta["val"]
     shape = value.shape if isinstance(value, torch.Tensor) else ()
     return [int(sizes.number(length_of(size))) for size in shape]
 
 
-def _macs(node: fx.Node, shape: Shape) -> int:
+def macs_of(node: fx.Node, shape: Shape) -> int:
     """Return the multiply-accumulates of one call; 0 where it multiplies no matrices."""
     if node.op != "call_function" or operator_name(node) not in COUNTED:
         return 0

@@ -12,15 +12,21 @@ from tokopt.passes.methods.method import GRID, Method
 
 
 def places_of(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> dict[str, Places]:
-    """Return the places by site, for the stages whose method asks for them.
+    """Return the places by site, for the stages whose method asks for them, or wishes them.
 
     Raises ``UnsupportedError`` where neither graph nor plan tells, ``InputError`` for a bad grid.
     """
     found: dict[str, Places] = {}
     for stage in plan.stages:
-        if "places" in methods(stage.method).needs:
+        method = methods(stage.method)
+        needed = "places" in method.needed(stage.options)
+        if needed or "places" in method.wishes:
             stack, _ = facts.find_site(stage.site)
-            found[stage.site] = stack_places(facts, stack, stage.options)
+            try:
+                found[stage.site] = stack_places(facts, stack, stage.options)
+            except UnsupportedError:
+                if needed:
+                    raise
     return found
 
 

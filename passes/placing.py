@@ -10,7 +10,7 @@ one common factor, no further than needed.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -21,14 +21,25 @@ from tokopt.ir.sites import Site
 from tokopt.passes.budget import row_count, rows_after, rows_arriving
 from tokopt.passes.methods.method import Method, Placement, Setting
 
+BEFORE = -1
+"""The depth of a placement that stands for the stages in the tower; its keep is what arrives."""
+
 
 class Placing:
-    """One method in one stack: its placements for a last count, and what they spend."""
+    """One method in one stack: its placements for a last count, and what they spend.
+
+    ``before`` is its placing in the tower that feeds the stack, where it has stages in both.
+    """
 
     def __init__(
-        self, facts: Facts, stack: TokenStack, method: Method, entropies: Sequence[float] | None
+        self,
+        facts: Facts,
+        stack: TokenStack,
+        method: Method,
+        entropies: Sequence[float] | None,
+        before: Placing | None = None,
     ) -> None:
-        self.method, self.stack = method, stack
+        self.method, self.stack, self.before = method, stack, before
         self.kind = stack.role.rstrip("0123456789")
         _check_needs(method, stack, self.kind)
         self.consumer = facts.consumer
@@ -55,7 +66,7 @@ class Placing:
         least = Fraction(1)
         for factor in self._factors():
             smallest = self._placed(self.group, factor)
-            if any(not self.site(p.depth).legal for p in smallest):
+            if any(not self.site(p.depth).legal for p in smallest if p.depth != BEFORE):
                 continue
             least = min(least, self._spend(smallest))
             if self._spend(smallest) <= limit:
@@ -72,6 +83,22 @@ class Placing:
             hint="a method placed earlier, or in the tower, reaches less",
         )
 
+    def reaching(self, rows: int) -> tuple[Placement, ...]:
+        """Return the placements of the smallest keep of which so many rows arrive, or of all."""
+        keeps = range(self.group, self.count + 1, self.group)
+        at = bisect_left(keeps, rows, key=self.arriving)
+        return self._published(keeps[min(at, len(keeps) - 1)])
+
+    def stages(self, placements: Sequence[Placement]) -> list[tuple[str, int]]:
+        """Return the site and the keep of each stage, those of the tower first."""
+        found: list[tuple[str, int]] = []
+        for place in placements:
+            if place.depth == BEFORE and self.before is not None:
+                found += self.before.stages(self.before.reaching(place.keep))
+            else:
+                found.append((self.site(place.depth).name, place.keep))
+        return found
+
     def site(self, depth: int) -> Site:
         """Return the site entering a layer, or at the end."""
         found = next((s for s in self.stack.sites if s.depth == depth), None)
@@ -83,9 +110,12 @@ class Placing:
         return found
 
     def _published(self, keep: int) -> tuple[Placement, ...]:
+        return self.method.schedule(self._setting(keep))
+
+    def _setting(self, keep: int) -> Setting:
         counted = self.stack is self.consumer
-        return self.method.schedule(
-            Setting(self.kind, self.layers, self.count, keep, self.group, counted, self.entropies)
+        return Setting(
+            self.kind, self.layers, self.count, keep, self.group, counted, self.entropies
         )
 
     def _factors(self) -> Iterator[Fraction]:
@@ -101,7 +131,11 @@ class Placing:
         for place in self._published(keep):
             depth = max(round(place.depth * factor), min(first, place.depth))
             moved[depth] = Placement(depth, place.keep)
-        return tuple(moved.values())
+        places = tuple(moved.values())
+        if self.before is None or self.method.tower_rows is None:
+            return places
+        rows = max(self.method.tower_rows(self._setting(keep)), places[0].keep)
+        return (Placement(BEFORE, rows), *places)
 
     def _raised(
         self, chosen: tuple[Placement, ...], above: tuple[Placement, ...], limit: Fraction
@@ -120,9 +154,9 @@ class Placing:
 
     def _moved(self, placements: tuple[Placement, ...], limit: Fraction) -> str:
         """Return which sites moved, and that the budget could not be met where they were."""
-        published = self._published(placements[-1].keep)
+        published = self._placed(placements[-1].keep, Fraction(1))
         before, after = (
-            ", ".join(self.site(p.depth).name for p in places) for places in (published, placements)
+            ", ".join(name for name, _ in self.stages(places)) for places in (published, placements)
         )
         least = float(self._spend(self._placed(self.group, Fraction(1))))
         return (
@@ -133,9 +167,17 @@ class Placing:
     def _spend(self, placements: tuple[Placement, ...]) -> Fraction:
         own = self.stack is self.consumer
         total = row_count(self.consumer)
-        cuts = [(p.depth if own else 0, self.arriving(p.keep)) for p in placements]
+        cuts = [
+            (p.depth if own and p.depth != BEFORE else 0, self._arriving(p)) for p in placements
+        ]
         rows = rows_after(total, len(self.consumer.stack.layers), cuts)
         return Fraction(sum(rows), total * len(rows))
+
+    def _arriving(self, place: Placement) -> int:
+        """Return the rows of the consumer that a placement leaves."""
+        if place.depth == BEFORE and self.before is not None:
+            return self.before.arriving(self.before.reaching(place.keep)[-1].keep)
+        return int(self.arriving(place.keep))
 
     def _refuse_barrier(self, placements: tuple[Placement, ...]) -> None:
         blocked = next(

@@ -6,27 +6,27 @@ at the rows that are left, its attention stays what it was, over the keys it had
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from tokopt.ir.axis import Axis, locate
+from tokopt.ir.axis import Axis
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
-from tokopt.ir.lengths import is_one
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.ahead import read_ahead
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.numbering import visual_numbers
 from tokopt.passes.operands import Given, Operands
 from tokopt.passes.stack_state import StackState
-from tokopt.passes.stream_view import StreamView
+from tokopt.passes.stream_view import StreamView, stream_view
 from tokopt.passes.taps import tap_recipe
 from tokopt.passes.text_rows import real_rows
 from tokopt.passes.tower_tap import read_tower
@@ -55,10 +55,14 @@ def read_site(
     state: StackState,
     lead: tuple[Axis, ...],
     seed: int,
+    kept: Mapping[str, fx.Node],
 ) -> Reading:
-    """Return what a stage's method reads; values that are not in the graph yet are inserted."""
+    """Return what a stage's method reads; values that are not in the graph yet are inserted.
+
+    ``kept``: the inputs that hold what the method remembers, by its names.
+    """
     operands, needs = Operands(), method.needs
-    view, visual = _view(work, stack, site, state), state.visual
+    view, visual = stream_view(work, stack, site, state), state.visual
     value, mask = operands.slot(site.value), operands.maybe(state.mask)
     earlier, since = state.carried.get(stage.method, (None, 0))
     carried = operands.maybe(earlier)
@@ -69,7 +73,11 @@ def read_site(
     text = operands.maybe(_text(work, stack, site, state, lead) if prompt else None)
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
+    memory = {name: operands.slot(node) for name, node in kept.items()}
+    numbers = visual_numbers(operands, stack, state) if memory else None
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state)
+    sizes = operands.maybe(state.sizes)
+    ahead = read_ahead(work, operands, stack, site, method, lead)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -95,7 +103,11 @@ def read_site(
             entry=entry(given),
             places=places(given, candidates),
             tower=tower(given, candidates),
+            ahead=ahead(given),
             options=stage.options,
+            sizes=_sizes(method, candidates, sizes(given)),
+            numbers=None if numbers is None else numbers(given, candidates),
+            state={name: slot(given) for name, slot in memory.items()},
         )
         return taps, known
 
@@ -237,6 +249,13 @@ def _placed(
     return places
 
 
+def _sizes(method: Method, candidates: Tensor, now: Tensor | None) -> Tensor | None:
+    """Return how many rows each row stands for: one, until rows were merged."""
+    if method.weigh is None:
+        return None
+    return torch.ones(candidates.shape, device=candidates.device) if now is None else now
+
+
 def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None:
     """Insert the rows of a layer that later cuts left, int64 ``[B, K]``; None where all are."""
     left: fx.Node | None = None
@@ -244,18 +263,6 @@ def _rows_left(work: Workspace, state: StackState, depth: int) -> fx.Node | None
         if entered > depth:
             left = rows if left is None else work.call(aten.gather.default, left, 1, rows)
     return left
-
-
-def _view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> StreamView:
-    """Return how to see the stream at a site as ``[B, N, C]``, and back."""
-    axes = work.axes[site.value]
-    features = max(d for d in range(len(axes)) if d != site.dim)
-    rows = None
-    place = locate(axes[site.dim], site.tokens)
-    for kind, children, index in place.path if place is not None else ():
-        if kind == "*" and any(not is_one(child.root.length) for child in children[:index]):
-            rows = stack.protected + state.visual  # flattened: items and rows share a dim
-    return StreamView(site.dim, features, rows)
 
 
 def _span(stack: TokenStack, visual: int, hidden: Tensor) -> Tensor:

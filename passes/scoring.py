@@ -20,6 +20,38 @@ def score_rows(work: Workspace, reading: Reading, method: Method) -> fx.Node:
     return work.splice(score, list(reading.operands))
 
 
+def weigh_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
+    """Insert how many original rows each row that stays stands for, fp32 ``[B, K]``.
+
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
+
+    def weighed(stay: Tensor, *tensors: Tensor) -> Tensor:
+        taps, _ = reading.build(tensors)
+        assert method.weigh is not None
+        return method.weigh(taps, stay)
+
+    return work.splice(weighed, [rows, *reading.operands])
+
+
+def remember_rows(
+    work: Workspace, reading: Reading, method: Method, rows: fx.Node
+) -> dict[str, fx.Node]:
+    """Insert what a method keeps for the next call, by name.
+
+    ``rows`` is int64 ``[B, K]``, the stream rows that stay.
+    """
+
+    def remembered(stay: Tensor, *tensors: Tensor) -> list[Tensor]:
+        taps, _ = reading.build(tensors)
+        assert method.remember is not None
+        kept = method.remember(taps, stay)
+        return [kept[name] for name in method.state]
+
+    nodes = work.splice(remembered, [rows, *reading.operands])
+    return dict(zip(method.state, nodes, strict=True))
+
+
 def combine_rows(work: Workspace, reading: Reading, method: Method, rows: fx.Node) -> fx.Node:
     """Insert the rows that stay with what a method folds into them, laid out as the stream is.
 

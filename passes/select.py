@@ -57,7 +57,7 @@ def inserted(program: Program, plan: Plan) -> PassResult:
             expected="a program as it was exported",
             hint="put all stages into one plan: apply-plan{file=plan.toml}",
         )
-    if not plan.stages:
+    if not plan.stages and not plan.attention:
         return PassResult(program, modified=False, remarks=("the plan has no stage",))
     applied = apply_plan(program.main, plan, find_method)
     added = len(applied.exported.graph.nodes) - len(program.main.graph.nodes)
@@ -65,7 +65,10 @@ def inserted(program: Program, plan: Plan) -> PassResult:
         program.with_main(applied.exported),
         modified=True,
         statistics={"stages": len(plan.stages), "nodes added": added},
-        remarks=tuple(f"{s.method} keeps {s.keep} rows at {s.site}" for s in plan.stages),
+        remarks=(
+            *(f"{s.method} keeps {s.keep} rows at {s.site}" for s in plan.stages),
+            *(f"{a.method} rewrites attention from {a.site} on" for a in plan.attention),
+        ),
     )
 
 

@@ -19,13 +19,15 @@ class StackState:
     """What earlier cuts left of a stack: row counts, who is visual, where rows came from.
 
     ``rows`` counts the token axis, ``visual`` the visual rows in it; ``mask`` (decoders) is bool
-    ``[B, N]``, ``origin`` int64 ``[B, N]`` original stream rows; ``carried`` the last score and
-    the depth it was taken at, by method.  ``cuts``: per stage the depth it enters and its index,
-    int64 ``[B, K]`` over the stream rows before it.  ``reach``: by site, which units ever arrive
-    anywhere (``Facts.reach``); ``places``: by site, where its rows come from; ``feeders``: by site,
-    the tower that a method reads: all found before anything was rewritten.  ``entry``: the stream
-    as the stack's first layer reads it; ``written`` (decoders): the mask of visual rows as the
-    merge wrote them.
+    ``[B, N]``, the visual rows that may go; ``origin`` int64 ``[B, N]`` original stream rows;
+    ``carried`` the last score and the depth it was taken at, by method.  ``cuts``: per stage the
+    depth it enters and its index, int64 ``[B, K]`` over the stream rows before it.  By site, all
+    found before anything was rewritten: ``reach``, which units ever arrive anywhere
+    (``Facts.reach``); ``places``, where its rows come from; ``feeders``, the tower that a method
+    reads; ``images``, the number of images of which each keeps a share.  ``entry``: the stream as
+    the stack's first layer reads it; ``written`` (decoders): the visual rows as the merge wrote
+    them.  ``sizes``: how many original rows each row stands for, fp32 ``[B, N]``; None until a
+    method merges rows that weigh.
     """
 
     rows: Count
@@ -39,3 +41,5 @@ class StackState:
     feeders: Mapping[str, tuple[TokenStack, Site, Arrival]] = field(default_factory=dict)
     entry: fx.Node | None = None
     written: fx.Node | None = None
+    sizes: fx.Node | None = None
+    images: Mapping[str, int] = field(default_factory=dict)

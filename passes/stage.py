@@ -6,7 +6,8 @@ selection trace: the original rows that stayed, and the scores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
@@ -23,17 +24,23 @@ from tokopt.passes.grouping import group_means, group_table, rows_of_groups
 from tokopt.passes.methods.method import Method
 from tokopt.passes.placing import refuse_groups
 from tokopt.passes.reading import origins, read_site, token_rows
-from tokopt.passes.scoring import combine_rows, score_rows
+from tokopt.passes.remembered import memory_inputs
+from tokopt.passes.scoring import combine_rows, remember_rows, score_rows, weigh_rows
+from tokopt.passes.shared import share_scores
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Count, Workspace, aten
 
 
 @dataclass
 class Inserted:
-    """One stage's trace: ``[B, K]`` original stream rows kept, fp32 ``[B, N]`` scores."""
+    """One stage's trace: ``[B, K]`` original stream rows kept, fp32 ``[B, N]`` scores.
+
+    ``memory``: what it remembers, by the input that holds it: its shape, and the value to keep.
+    """
 
     kept: fx.Node
     scores: fx.Node
+    memory: Mapping[str, tuple[tuple[int, ...], fx.Node]] = field(default_factory=dict)
 
 
 def insert_stage(
@@ -44,28 +51,43 @@ def insert_stage(
     method: Method,
     state: StackState,
     seed: int,
+    number: int,
 ) -> tuple[Inserted, Cut]:
-    """Insert one stage's scores and selection in place; return its trace and the cut to make."""
+    """Insert one stage's scores and selection in place; return its trace and the cut to make.
+
+    ``number`` is the stage's place in the plan.
+    """
     _check(stage, site, state)
     if method.combine is not None:
         refuse_groups(method.name, site.name, site.group)
     lead = lead_axes(work.axes[site.value], site.dim, site.tokens)
+    kept_before = memory_inputs(work, stack, site, method, state, number)
     with work.after(site.value):
-        reading = read_site(work, stack, site, stage, method, state, lead, seed)
+        reading = read_site(work, stack, site, stage, method, state, lead, seed, kept_before)
         scores = score_rows(work, reading, method)
         keep = stage.keep // site.run
         protected = work.minus(state.rows, state.visual // site.run)
         total = work.plus(protected, keep)
-        index = _select(work, stack, site, state, scores, total, lead)
+        images, ranked = state.images.get(site.name), scores
+        if images is not None:
+            ranked = share_scores(work, stack, state, scores, stage.keep, images)
+        index = _select(work, stack, site, state, ranked, total, lead)
         stream = _stream_rows(work, stack, site, state, index, scores)
         short = combine_rows(work, reading, method, stream) if method.combine else None
+        weighed = weigh_rows(work, reading, method, stream) if method.weigh else None
+        after = remember_rows(work, reading, method, stream) if method.remember else {}
         kept, stayed = _follow(work, site, state, stream, scores)
     cut = Cut(work, site.value, site.tokens, lead, index, total, state.rows)
     if short is not None:
         cut.replace_value(short)
     state.rows, state.visual, state.origin = total, stage.keep, kept
     state.carried[stage.method] = (stayed, site.depth)
-    return Inserted(kept, scores), cut
+    state.sizes = state.sizes if weighed is None else weighed
+    memory = {
+        node.name: (tuple(node.meta["val"].shape), after[name])
+        for name, node in kept_before.items()
+    }
+    return Inserted(kept, scores, memory), cut
 
 
 def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackState) -> None:
@@ -73,7 +95,7 @@ def enter_stack(work: Workspace, old: TokenStack, new: TokenStack, state: StackS
 
     Its layers lie behind every cut so far, and other learned rows may stand before the tokens.
     """
-    state.cuts, state.carried = [], {}
+    state.cuts, state.carried, state.sizes = [], {}, None
     if state.origin is None:
         return
     assert isinstance(new.count, int)
@@ -196,6 +218,8 @@ def _follow(
         origin = work.call(aten.gather.default, state.origin, 1, stream)
     if state.mask is not None:
         state.mask = work.call(aten.gather.default, state.mask, 1, stream)
+    if state.sizes is not None:
+        state.sizes = work.call(aten.gather.default, state.sizes, 1, stream)
     for name, (node, depth) in state.carried.items():
         state.carried[name] = (work.call(aten.gather.default, node, 1, stream), depth)
     state.cuts.append((site.depth, stream))

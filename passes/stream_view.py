@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tokopt.ir.axis import locate
+from tokopt.ir.facts import TokenStack
+from tokopt.ir.lengths import is_one
+from tokopt.ir.sites import Site
+from tokopt.passes.stack_state import StackState
+from tokopt.passes.workspace import Workspace
+
 
 @dataclass(frozen=True)
 class StreamView:
@@ -33,3 +40,15 @@ class StreamView:
         lead = [s for d, s in enumerate(like.shape) if d not in (self.dim, self.features)]
         moved = seen.reshape([*lead, -1, seen.shape[-1]])
         return moved.movedim((-2, -1), (self.dim, self.features))
+
+
+def stream_view(work: Workspace, stack: TokenStack, site: Site, state: StackState) -> StreamView:
+    """Return how to see the stream at a site as ``[B, N, C]``, and back."""
+    axes = work.axes[site.value]
+    features = max(d for d in range(len(axes)) if d != site.dim)
+    rows = None
+    place = locate(axes[site.dim], site.tokens)
+    for kind, children, index in place.path if place is not None else ():
+        if kind == "*" and any(not is_one(child.root.length) for child in children[:index]):
+            rows = stack.protected + state.visual  # flattened: items and rows share a dim
+    return StreamView(site.dim, features, rows)

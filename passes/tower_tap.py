@@ -16,7 +16,7 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.places import image_of, tower_places
-from tokopt.ir.plan import Plan
+from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, TowerTap
 from tokopt.passes.numbering import visual_numbers
@@ -32,22 +32,33 @@ Feeder = tuple[TokenStack, Site, Arrival]
 def feeders_of(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> dict[str, Feeder]:
     """Return the tower by site, for the stages whose method reads it.
 
-    Raises ``UnsupportedError`` where there is none, or where another stage shortens it.
+    Raises ``UnsupportedError`` where there is none, or where another stage shortens it; a method
+    that only wishes the tower then goes without.
     """
     found: dict[str, Feeder] = {}
     for stage in plan.stages:
-        if "tower" not in methods(stage.method).needs:
+        method = methods(stage.method)
+        needed = "tower" in method.needed(stage.options)
+        if not needed and "tower" not in method.wishes:
             continue
-        feeder = feeder_of(facts, facts.find_site(stage.site)[0], stage.method)
-        found[stage.site] = feeder
-        for other in plan.stages:
-            if facts.find_site(other.site)[0] is feeder[0]:
-                raise UnsupportedError(
-                    f"{stage.method} at {stage.site} reads the whole tower, and a stage at "
-                    f"{other.site} shortens it",
-                    hint="leave the stage in the tower out",
-                )
+        try:
+            feeder = feeder_of(facts, facts.find_site(stage.site)[0], stage.method)
+            _refuse_shortened(facts, plan, stage, feeder[0])
+            found[stage.site] = feeder
+        except UnsupportedError:
+            if needed:
+                raise
     return found
+
+
+def _refuse_shortened(facts: Facts, plan: Plan, stage: Stage, tower: TokenStack) -> None:
+    for other in plan.stages:
+        if facts.find_site(other.site)[0] is tower:
+            raise UnsupportedError(
+                f"{stage.method} at {stage.site} reads the whole tower, and a stage at "
+                f"{other.site} shortens it",
+                hint="leave the stage in the tower out",
+            )
 
 
 def feeder_of(facts: Facts, stack: TokenStack, method: str) -> Feeder:
@@ -81,6 +92,8 @@ def read_tower(
     recipe = tap_recipe(tower.stack.layers[-1], work.facts.dims, lead)
     assert recipe is not None
     layer = operands.slots(recipe.nodes)
+    early = tap_recipe(tower.stack.layers[0], work.facts.dims, lead)
+    first = operands.slots([] if early is None else early.nodes)
     name = site.name.replace(":", "_")
     units = end.groups()
     members = torch.argsort(units, stable=True).reshape(int(units.max()) + 1, -1)
@@ -112,6 +125,7 @@ def read_tower(
         seen, at, patches = pixels(given), where(given), None
         if seen is not None and at is not None and places is not None:
             patches = grey_patches(seen, places.seen(at), front, width)
-        return TowerTap(tap, tower.relay, inside, arrive, patches)
+        above = None if early is None else early.build(first(given))
+        return TowerTap(tap, tower.relay, inside, arrive, patches, above)
 
     return build

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
+from tokopt.ir.memory import next_call, with_memory
 from tokopt.ir.plan import Plan
 from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
@@ -28,6 +29,7 @@ from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection, torn_groups
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
+from tokopt.passes.rewriting import neutral
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def validate(checked: Checked, batches: Sequence[Mapping[str, Tensor]]) -> Itera
     """Yield each gate's verdict, on every set of inputs; stops at nothing."""
     faults = structural_faults(checked.applied.exported)
     yield Verdict("structure", not faults, "the rewritten graph", message="; ".join(faults[:3]))
-    neutral = _neutral(checked)
+    idle = _neutral(checked)
     for inputs in batches:
-        yield _identity(checked, neutral, inputs)
+        yield _identity(checked, idle, inputs)
         yield from _against_oracle(checked, inputs)
 
 
@@ -82,9 +84,11 @@ class _FullPrecision(fx.Interpreter):
 
 
 def split_trace(checked: Checked, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Split a rewritten program's outputs into the original's and the kept rows per stage."""
-    count = len(outputs) - 2 * len(checked.applied.trace)
-    return list(outputs[:count]), [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+    """Split a rewritten program's outputs: the original's and what is remembered; the kept rows."""
+    behind = len(outputs) - len(checked.applied.memory)
+    count = behind - 2 * len(checked.applied.trace)
+    kept = [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+    return [*outputs[:count], *outputs[behind:]], kept
 
 
 def _neutral(checked: Checked) -> ExportedProgram:
@@ -95,13 +99,14 @@ def _neutral(checked: Checked) -> ExportedProgram:
         stack, _ = facts.find_site(stage.site)
         assert isinstance(stack.count, int)
         stages.append(replace(stage, keep=stack.count))
-    plan = replace(checked.plan, stages=tuple(stages))
+    plan = replace(neutral(checked.plan), stages=tuple(stages))
     return apply_plan(facts.exported, plan, checked.methods).exported
 
 
-def _identity(checked: Checked, neutral: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
+def _identity(checked: Checked, idle: ExportedProgram, inputs: Mapping[str, Tensor]) -> Verdict:
     reference = run_program(checked.facts.exported, inputs, full=True)
-    results = run_program(neutral, inputs, full=True)[: len(reference)]
+    whole = with_memory(checked.applied.memory, inputs)
+    results = run_program(idle, whole, full=True)[: len(reference)]
     worst = 0.0
     for wanted, got in zip(reference, results, strict=True):
         if got.shape != wanted.shape:
@@ -124,7 +129,21 @@ def relative_difference(wanted: Tensor, got: Tensor) -> float:
 
 
 def _against_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    """Yield the verdicts on a call, and where stages remember something on the call behind it."""
+    memory = checked.applied.memory
+    inputs = with_memory(memory, inputs)
     outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs, full=True))
+    yield from _called(checked, inputs, outputs, kept)
+    if memory:
+        again = dict(zip((one.output for one in memory), outputs[-len(memory) :], strict=True))
+        inputs = {**inputs, **next_call(memory, again)}
+        ran = run_program(checked.applied.exported, inputs, full=True)
+        yield from _called(checked, inputs, *split_trace(checked, ran))
+
+
+def _called(
+    checked: Checked, inputs: Mapping[str, Tensor], outputs: list[Tensor], kept: list[Tensor]
+) -> Iterator[Verdict]:
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(rows, c.alive) for rows, c in zip(kept, free.stages, strict=True)]
     yield from judge(checked, inputs, outputs, alive, free, "the rewritten program")

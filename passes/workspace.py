@@ -109,6 +109,21 @@ class Workspace:
         self.exported.constants[name] = value
         return node
 
+    def input(self, name: str, shape: tuple[int, ...]) -> fx.Node:
+        """Add an fp32 input of a constant shape, by name behind all others; return it.
+
+        Raises ``UnsupportedError`` where the program has such an input.
+        """
+        specs = self.exported.graph_signature.input_specs
+        last = self.graph.find_nodes(op="placeholder")[-1]
+        if any(node.name == name for node in self.graph.nodes):
+            raise UnsupportedError(f"the program has a value called {name!r} already")
+        with self.graph.inserting_after(last):
+            node = self.graph.placeholder(name)
+        node.meta["val"] = self.mode.from_tensor(torch.zeros(shape), static_shapes=True)
+        specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None))
+        return node
+
     def size(self, node: fx.Node, dim: int) -> Count:
         """Return the size of a dim: an int where static, else a node."""
         value = node.meta["val"].shape[dim]

@@ -104,9 +104,14 @@ class Chain:
 
 
 def signature_for(manifest: Manifest, given: Collection[str]) -> Signature:
-    """Return what an artifact takes where these inputs are given: all, or not what follows."""
+    """Return what an artifact takes where these inputs are given.
+
+    Without what follows the main program, and without what the artifact remembers by itself.
+    """
     if not manifest.programs:
-        return manifest.signature
+        own = {memory.input for memory in manifest.memory} - set(given)
+        asked = tuple(spec for spec in manifest.signature.inputs if spec.name not in own)
+        return replace(manifest.signature, inputs=asked)
     return Chain(manifest.programs, manifest.links).asked(given).signature
 
 
@@ -115,7 +120,9 @@ def manifest_of(manifest: Manifest, program: ProgramEntry) -> Manifest:
     outer = Chain(manifest.programs, manifest.links).inputs
     own = {name: inner for (p, inner), name in outer.items() if p == program.name}
     wanted: list[Placeholders] = [
-        replace(p, input=own[p.input]) for p in manifest.placeholders if p.input in own
+        replace(p, input=own[p.input], mask=own.get(p.mask) if p.mask is not None else None)
+        for p in manifest.placeholders
+        if p.input in own
     ]
     return replace(
         manifest,

@@ -17,15 +17,18 @@ from typing import Any
 from tokopt import __version__
 from tokopt.ir.errors import InputError
 from tokopt.ir.links import Link
+from tokopt.ir.memory import Memory
 from tokopt.ir.placeholders import Placeholders
+from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 3
-"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``; older ones still load."""
+SCHEMA_VERSION = 5
+"""2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
+and ``memory``, 5 ``padding`` and masks of placeholders; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -46,12 +49,27 @@ class LayerSpend:
 
 
 @dataclass(frozen=True)
+class StageCost:
+    """What a stage itself does in one run: operations, and bytes read and written."""
+
+    site: str
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Budget:
-    """What was asked for and what is spent, by kind; ``latency`` is in seconds, others shares."""
+    """What was asked for and what is spent, by kind; ``latency`` is in seconds, others shares.
+
+    ``flops_saved``: operations that the model no longer does in one run; ``selector``: what the
+    stages do to save them, in plan order, which ``total["flops"]`` includes.
+    """
 
     requested: Mapping[str, float] = field(default_factory=dict)
     total: Mapping[str, Amount] = field(default_factory=dict)
     layers: tuple[LayerSpend, ...] = ()
+    flops_saved: int | None = None
+    selector: tuple[StageCost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,8 @@ class Variant:
     signature: Signature
     budget: Budget
     gates: tuple[GateResult, ...]
+    memory: tuple[Memory, ...] = ()
+    padding: Padding | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,9 @@ class Manifest:
 
     ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
     further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
-    find a place.
+    find a place.  ``memory``: inputs and outputs by which the program hands itself what its stages
+    keep from one call to the next.  ``padding``: the constant prompt lengths that there is a
+    program for each of, and what is padded to run them; ``signature`` is that of any length.
     """
 
     target: str
@@ -120,6 +142,8 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     programs: tuple[ProgramEntry, ...] = ()
     links: tuple[Link, ...] = ()
+    memory: tuple[Memory, ...] = ()
+    padding: Padding | None = None
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -132,7 +156,8 @@ class Manifest:
 
 
 def _fields(variant: Variant) -> dict[str, Any]:
-    return {"signature": variant.signature, "budget": variant.budget, "gates": variant.gates}
+    names = ("signature", "budget", "gates", "memory", "padding")
+    return {name: getattr(variant, name) for name in names}
 
 
 def versions() -> dict[str, str]:
@@ -178,8 +203,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
-    lacking: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    return json.dumps({**lacking, **json.loads(text)})
+    lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
+    found = {**lists, "padding": None, **json.loads(text)}
+    found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
+    found["variants"] = [{"padding": None, **variant} for variant in found["variants"]]
+    uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}
+    for part in (found, *found["variants"]):
+        if isinstance(part, dict) and isinstance(part.get("budget"), dict):
+            part["budget"] = {**uncounted, **part["budget"]}
+            part.setdefault("memory", [])
+    return json.dumps(found)
 
 
 def _version(package: str) -> str:

@@ -3,10 +3,14 @@
 An artifact made for several budgets holds one lowered program for each.  The first has the plain
 names (``model.onnx``, ``plan.toml``), so that it is what a reader finds who knows of no others;
 each other one has its budget in its files' names: ``model-0.1.onnx``, ``plan-0.1.toml``.  A model
-that came as several programs has each one's name there: ``model-prefill.onnx``.
+that came as several programs has each one's name there: ``model-prefill.onnx``.  Of several prompt
+lengths (buckets) the shortest has the name of its budget, each other one its length behind it:
+``model-p256.onnx``, ``model-0.1-p256.onnx``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 FIRST = ""
 """The part that has the plain names."""
@@ -20,6 +24,11 @@ def part_of(budget: float) -> str:
 def part_named(program: str) -> str:
     """Return the part of one of a model's several programs."""
     return f"-{program}"
+
+
+def bucket_part(part: str, bucket: int, buckets: Sequence[int]) -> str:
+    """Return the part of one of a budget's prompt buckets, given ascending."""
+    return part if bucket == buckets[0] else f"{part}-p{bucket}"
 
 
 def named_by(part: str) -> str:

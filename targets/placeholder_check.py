@@ -32,3 +32,18 @@ def check_placeholders(inputs: Mapping[str, Tensor], wanted: Sequence[Placeholde
                     "every item",
                     hint="the processor's image size and number of images must be those of export",
                 )
+        if placeholders.mask is not None:
+            _check_last(placeholders, items, inputs[placeholders.mask])
+
+
+def _check_last(placeholders: Placeholders, given: Tensor, mask: Tensor) -> None:
+    """Refuse an item whose last row in front of padding is a visual row: it could be dropped."""
+    for item, (visual, real) in enumerate(zip(given, mask != 0, strict=False)):
+        rows = real.nonzero().flatten()
+        if len(rows) and rows[-1] < len(real) - 1 and bool(visual[rows[-1]]):
+            raise InputError(
+                f"the prompt of item {item} ends with an image placeholder and is padded behind it",
+                where=f"inputs {placeholders.input!r} and {placeholders.mask!r}",
+                expected="a last token of text in front of padding: the answer follows from it",
+                hint="end the prompt with text (a line break will do), or pad it on the left",
+            )

@@ -10,12 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
+from tokopt.ir.memory import next_call, with_memory
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.chained import Chain, manifest_of, signature_for
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
-from tokopt.targets.parts import FIRST
+from tokopt.targets.parts import FIRST, bucket_part
 from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
 
@@ -25,13 +26,22 @@ TRACE = "trace."
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact; call it with inputs by name."""
+    """A loaded artifact; call it with inputs by name.
+
+    What its stages keep from one call to the next is in ``remembered``, by the names of the inputs
+    through which it comes back; empty before the first call.
+    """
 
     folder: Path
     manifest: Manifest
     runner: Runner
     budgets: Mapping[float, Callable[[], Artifact]] = field(default_factory=dict)
     programs: Mapping[str, Callable[[], Artifact]] = field(default_factory=dict)
+    remembered: dict[str, Tensor] = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """Forget all earlier calls: the next one is a first one."""
+        self.remembered.clear()
 
     def program(self, name: str) -> Artifact:
         """Return one of the programs of a model that came as several, to be run alone.
@@ -75,17 +85,30 @@ class Artifact:
         Several programs run one after the other; one behind the main one (decode) only where an
         input of its own is given.
 
-        Returns the outputs by name, on the CPU; those of the selection trace only with
-        ``trace=True``.  ``InputError`` says which input does not fit, or
+        What the stages keep is handed from call to call (``reset`` ends a stream); given as an
+        input, it holds instead.
+
+        Returns the outputs by name, on the CPU; those of the selection trace, and what is kept,
+        only with ``trace=True``.  ``InputError`` says which input does not fit, or
         which item has another number of image placeholders than the program has visual rows.
         """
         if budget is not None:
             return self.at(budget)({**(inputs or {}), **named}, trace=trace)
         given = {**(inputs or {}), **named}
+        memory = self.manifest.memory
+        given = with_memory(memory, {**self.remembered, **given}) if memory else given
         inputs = checked_inputs(given, signature_for(self.manifest, given))
-        check_placeholders(inputs, self.manifest.placeholders)
+        padding = self.manifest.padding
+        padded = inputs if padding is None else padding.padded(inputs, padding.bucket(inputs))
+        check_placeholders(padded, self.manifest.placeholders)
         outputs = self.runner(inputs)
-        return {n: value for n, value in outputs.items() if trace or not n.startswith(TRACE)}
+        self.remembered.update(next_call(memory, outputs))
+        hidden = {one.output for one in memory}
+        return {
+            name: value
+            for name, value in outputs.items()
+            if trace or not (name.startswith(TRACE) or name in hidden)
+        }
 
 
 def load(
@@ -133,13 +156,23 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
     budgets: dict[float, Callable[[], Artifact]] = {}
 
     def opener(part: str, own: Manifest) -> Callable[[], Artifact]:
-        return cache(lambda: Artifact(folder, own, target.open(folder, part), budgets))
+        return cache(lambda: Artifact(folder, own, _runner(folder, part, own, target), budgets))
 
     openers = {part: (opener(part, own), own) for part, own in manifest.parts.items()}
     for opened, own in openers.values():
         if (asked := own.budget.requested.get("tokens")) is not None:
             budgets[asked] = opened
     return openers[FIRST][0]()
+
+
+def _runner(folder: Path, part: str, own: Manifest, target: Target) -> Runner:
+    """Open a budget's program, or those of its prompt buckets when they are first needed."""
+    padding = own.padding
+    if padding is None:
+        return target.open(folder, part)
+    return padding.runner(
+        lambda bucket: target.open(folder, bucket_part(part, bucket, padding.buckets))
+    )
 
 
 def _chained(folder: Path, manifest: Manifest, target: Target) -> Artifact:

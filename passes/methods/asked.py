@@ -31,7 +31,8 @@ def asked_method(text: str) -> tuple[Method, Options]:
 
 def check_options(method: Method, options: Options) -> None:
     """Raise ``InputError`` for an option that the method does not have."""
-    known = [*method.options, *([GRID] if "places" in method.needs else [])]
+    reads = method.needed(options) | method.wishes
+    known = [*method.options, *([GRID] if "places" in reads else [])]
     for name in options:
         if name not in known:
             raise InputError(

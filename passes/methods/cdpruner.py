@@ -80,6 +80,8 @@ def _relevance(taps: Taps, rows: Tensor) -> Tensor:
 METHOD = Method(
     name="cdpruner",
     paper="arXiv:2506.10967",
+    licence="Apache-2.0",
+    cost="O(N·K²)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=before_decoder,

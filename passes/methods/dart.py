@@ -77,6 +77,8 @@ def _largest(size: Tensor, among: Tensor) -> Tensor:
 METHOD = Method(
     name="dart",
     paper="arXiv:2502.11494",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=entering(ENTERING, LAYERS),

@@ -65,6 +65,8 @@ def _nearest_other(taps: Taps, rows: Tensor) -> Tensor:
 METHOD = Method(
     name="divprune",
     paper="arXiv:2503.02175",
+    licence="no licence file seen",
+    cost="O(N²)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=before_decoder,

@@ -66,6 +66,8 @@ def _bands(least: int, most: int, height: int, width: int) -> int:
 METHOD = Method(
     name="downsample",
     paper="control",
+    licence="no other code",
+    cost="O(N·K)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=before_decoder,

@@ -27,6 +27,8 @@ def score(taps: Taps) -> Tensor:
 METHOD = Method(
     name="fastervlm",
     paper="arXiv:2412.01818",
+    licence="no licence file seen",
+    cost="O(N)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

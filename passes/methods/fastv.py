@@ -29,6 +29,8 @@ def score(taps: Taps) -> Tensor:
 METHOD = Method(
     name="fastv",
     paper="arXiv:2403.06764",
+    licence="no licence file",
+    cost="O(N)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=entering(ENTERING, LAYERS),

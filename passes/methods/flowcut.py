@@ -18,8 +18,8 @@ followed.  The code also normalises scores in its form without relay, then does 
 
 Where we differ: the published counts depend on the image; ours are the same recurrence on mean
 entropies (``flowcut_schedule``).  Rows that must stay together (2x2 groups) do; the code for Qwen
-removes single patches.  Decoder: the model's own mask and scale apply, and the published pair of
-cuts (tower to 2T, then decoder to T) is two plans' stages, not one schedule.
+removes single patches.  Decoder: the model's own mask and scale apply.  The published pair of cuts
+for many tokens (LLaVA-NeXT, Qwen2-VL: tower to 2T, then decoder to T) is ``stacks="both"``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.flowcut_schedule import schedule
-from tokopt.passes.methods.method import LAST_ROW, LayerTap, Method, Taps
+from tokopt.passes.methods.flowcut_schedule import schedule, tower_rows
+from tokopt.passes.methods.method import LAST_ROW, STACKS, LayerTap, Method, Taps
 from tokopt.passes.methods.rows import LOWEST, TINY, at_row, dot, relay_attention, share
 
 
@@ -64,10 +64,14 @@ def flow(layer: LayerTap, candidates: Tensor, relay: int | None) -> Tensor:
 METHOD = Method(
     name="flowcut",
     paper="arXiv:2505.19536",
+    licence="Apache-2.0",
+    cost="O(N)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=schedule,
     needs=frozenset({"layers"}),
     calibrated=frozenset({"vision"}),
+    options={STACKS: "one"},
+    tower_rows=tower_rows,
     notes="relay attention, value similarity and value norm, accumulated layer by layer",
 )

@@ -41,6 +41,11 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
     return _without_idle(counts, setting.count)
 
 
+def tower_rows(setting: Setting) -> int:
+    """Return how many rows come into a decoder whose stage leaves ``setting.keep``."""
+    return min(setting.count, 2 * setting.keep)
+
+
 def _depth(published: int, layers: int) -> int:
     return max(1, min(round(published * layers / LAYERS), layers - 1))
 

@@ -1,7 +1,7 @@
 """FoPru: keep the patches that other patches look at.
 
 Paper: Jiang et al., "FoPru: Focal Pruning for Efficient Large Vision-Language Models", 2024,
-arXiv:2411.14164, its rank strategy.  No official code was found; beside the paper there is a port
+arXiv:2411.14164.  No official code was found; beside the paper there is a port
 (hydrainfer).  A is the attention among patches alone, class row and column taken away, in the layer
 whose output is the feature:
 
@@ -15,7 +15,9 @@ is then nearly the same for all, and u is the score.  ``scores="logits"`` is the
 softmax, and whichever of u and w has the larger variance.  Logits are averaged without their
 matrix: the mean over i of q_i · k_j is q̄ · k_j.
 
-The row strategy (whole lines of the grid) is not here.
+``strategy="rows"`` keeps whole lines of the grid: those whose scores sum to most (paper: the
+⌊ratio · lines⌋ best).  The count is exact here: of the line that does not fit whole, the best
+patches stay.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch import Tensor
 from tokopt.passes.methods import settings
 from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.methods.received import received
-from tokopt.passes.methods.rows import dot
+from tokopt.passes.methods.rows import LOWEST, TINY, dot
 from tokopt.passes.methods.schedules import tower_end
 
 
@@ -34,8 +36,27 @@ def score(taps: Taps) -> Tensor:
     """Return how much each patch is looked at, ``[B, N]``."""
     layer = taps.want_layers("fopru")[-1]
     if settings.choice(taps, "fopru", "scores", "attention", "logits") == "logits":
-        return _by_logits(layer, taps.candidates)
-    return received(layer, taps.candidates, taps.count, everyone=False)
+        focus = _by_logits(layer, taps.candidates)
+    else:
+        focus = received(layer, taps.candidates, taps.count, everyone=False)
+    if settings.choice(taps, "fopru", "strategy", "rank", "rows") == "rows":
+        return _by_lines(taps, focus)
+    return focus
+
+
+def _by_lines(taps: Taps, focus: Tensor) -> Tensor:
+    """Return scores by which whole lines go, least sum first, and patches in a line."""
+    places = taps.want_places("fopru")
+    tiles, lines, _ = places.shape
+    line = torch.where(taps.candidates, places.tile * lines + places.row, 0)
+    least = torch.where(taps.candidates, focus, LOWEST * -1).amin(1, keepdim=True)
+    above = torch.where(taps.candidates, focus - least, 0.0)
+    none = focus.new_zeros(focus.shape[0], tiles * lines)
+    sums = none.scatter_add(1, line, torch.where(taps.candidates, focus, 0.0))
+    best = torch.sort(sums, dim=1, descending=True, stable=True)[1]
+    rank = torch.sort(best, dim=1)[1].gather(1, line)
+    most = above.amax(1, keepdim=True).clamp_min(TINY)
+    return (tiles * lines - rank).float() + 0.5 * above / most
 
 
 def _by_logits(layer: LayerTap, candidates: Tensor) -> Tensor:
@@ -61,10 +82,13 @@ def _spread(values: Tensor, candidates: Tensor) -> Tensor:
 METHOD = Method(
     name="fopru",
     paper="arXiv:2411.14164",
+    licence="no code published",
+    cost="O(N²)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,
     needs=frozenset({"layers"}),
     notes="attention that patches get from each other in the tower's last layer",
-    options={"scores": "attention"},
+    options={"scores": "attention", "strategy": "rank"},
+    asks={("strategy", "rows"): frozenset({"places"})},
 )

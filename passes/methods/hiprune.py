@@ -80,6 +80,8 @@ def _around(taps: Taps, anchors: Tensor) -> Tensor:
 METHOD = Method(
     name="hiprune",
     paper="arXiv:2508.00553",
+    licence="MIT",
+    cost="O(N²)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

@@ -31,14 +31,15 @@ from tokopt.ir.errors import InputError
 from tokopt.passes.methods import settings
 from tokopt.passes.methods.fold import first_rows, normalised
 from tokopt.passes.methods.method import Method, Taps
-from tokopt.passes.methods.rows import TINY, rank_of, relay_attention
+from tokopt.passes.methods.quota import by_quota, quotas
+from tokopt.passes.methods.rows import rank_of, relay_attention
 from tokopt.passes.methods.schedules import tower_end
 
 EPS = 1e-6
 
 
 def score(taps: Taps) -> Tensor:
-    """Return 1 + s/(2 max s) at rows within their crop's share, else s/(2 max s), ``[B, N]``."""
+    """Return what is above 1 at the rows within their crop's share, ``[B, N]`` (``quota.py``)."""
     relay = taps.want_relay("holov", "use flowcut or fopru, which can do without")
     compat = settings.choice(taps, "holov", "compat", "paper", "code")
     attention = relay_attention(taps.want_layers("holov")[-1], relay)
@@ -52,15 +53,12 @@ def score(taps: Taps) -> Tensor:
     crop = normalised(taps.hidden.gather(1, wide)).unflatten(1, index.shape)
     both = mass + _variety(crop, mass, inside)
     size = inside.sum(-1)
-    quota = _quotas(both.sum(-1) / size.clamp_min(1), taps.keep)
+    quota = quotas(both.sum(-1) / size.clamp_min(1), taps.keep)
     chosen = both if compat == "paper" else mass
-    better = chosen.unsqueeze(-2) > chosen.unsqueeze(-1)
-    earlier = torch.ones_like(better[0, 0]).tril(-1)
-    equal = (chosen.unsqueeze(-2) == chosen.unsqueeze(-1)) & earlier
-    rank = ((better | equal) & inside.unsqueeze(-2)).sum(-1)
-    most = chosen.amax((1, 2), keepdim=True).clamp_min(TINY)
-    key = (rank < quota.unsqueeze(-1)).float() + 0.5 * chosen / most
-    return key.flatten(1).gather(1, _entry(taps, *index.shape))
+    entry = _entry(taps, *index.shape)
+    shown = chosen.flatten(1).gather(1, entry)
+    crop = torch.where(taps.candidates, entry // index.shape[1], -1)
+    return by_quota(shown, crop, quota)
 
 
 def _crops(taps: Taps, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -102,19 +100,11 @@ def _variety(crop: Tensor, mass: Tensor, inside: Tensor) -> Tensor:
     return level / (spread.sum(-1, keepdim=True) / size.clamp_min(1) + EPS) * spread
 
 
-def _quotas(weight: Tensor, keep: int) -> Tensor:
-    """Return how many tokens each crop gets, ``[B, C]``, ``keep`` together."""
-    part = weight / weight.sum(1, keepdim=True).clamp_min(TINY)
-    quota = (part * keep).floor()
-    left = keep - quota.sum(1, keepdim=True)
-    place = torch.sort(part, dim=1, descending=True, stable=True)[1]
-    rank = torch.sort(place, dim=1)[1]
-    return quota + (rank < left).float()
-
-
 METHOD = Method(
     name="holov",
     paper="arXiv:2510.02912",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

@@ -58,6 +58,8 @@ def _degree(taps: Taps) -> Tensor:
 METHOD = Method(
     name="lexrank",
     paper="arXiv:1109.2128",
+    licence="MIT",
+    cost="O(N²)",
     roles=frozenset({"vision", "decoder"}),
     score=score,
     schedule=before_decoder,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
@@ -18,6 +19,15 @@ from tokopt.ir.places import Places
 
 GRID = "grid"
 """The stage option in which a person states the grid of patches, where no graph tells it."""
+
+STACKS = "stacks"
+"""The option of a method that has stages in a tower and in the decoder: ``both``, or ``one``."""
+
+COSTS = ("O(N)", "O(N·K)", "O(N·K²)", "O(N²)", "O(N²·K)", "O(N³)")
+"""How a method's own work grows with N visual rows there are and K that stay."""
+
+ITEMS, ROWS, FEATURES = "items", "rows", "features"
+"""Sizes in the shape of a state: items, visual rows of the original, features of the stream."""
 
 CLASS_ROW, LAST_ROW = 0, -1
 """The two relays there are: the class token in front, the last token of the prompt (no padding)."""
@@ -59,6 +69,7 @@ class TowerTap:
     row (newlines), 0 at rows that are no candidates.  ``rows`` says which tower rows can arrive,
     bool ``[1, N of the tower]``.  ``patches`` are the grey values (mean over channels) that each
     row was made of, ``[I, N of the tower, P]``, 0 at learned rows; None where that is not known.
+    ``first`` is its first layer, None where that attends in windows.
     """
 
     layer: LayerTap
@@ -66,6 +77,7 @@ class TowerTap:
     rows: Tensor
     arrive: Callable[[Tensor, float], Tensor]
     patches: Tensor | None = None
+    first: LayerTap | None = None
 
     def want_patches(self, method: str) -> Tensor:
         """Return the pixels of each row, or refuse where the graph does not tell."""
@@ -94,8 +106,13 @@ class Taps:
     rows there are now, ``[B, N, C]``; None where the method does not need it.  ``places`` is where
     in its image each visual row comes from, ``[B, N]``, -1 at other rows; None where the method
     does not need it.  ``tower`` is the tower that feeds a decoder; None where the method does not
-    need it.  ``count`` is the number of visual rows there are now.  ``options`` are the stage's own
-    settings.
+    need it.  ``ahead`` is the layer behind the site, as it would be over the rows there are now;
+    None where the method does not wish it, or there is none.  ``count`` is the number of visual
+    rows there are now.  ``options`` are the stage's own settings.  ``numbers`` is each row's number
+    among the visual rows of the original, int64 ``[B, N]``, anything at other rows; None: the
+    candidates are all there are.  ``state`` is what the method kept of earlier calls, by name
+    (``Method.state``); without entry: nothing yet.  ``sizes`` is how many original rows each row
+    stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
     """
 
     layers: Sequence[LayerTap]
@@ -112,8 +129,21 @@ class Taps:
     entry: Tensor | None = None
     places: Places | None = None
     tower: TowerTap | None = None
+    ahead: LayerTap | None = None
     count: int = field(kw_only=True)
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    numbers: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    sizes: Tensor | None = None
+
+    def want_sizes(self) -> Tensor:
+        """Return how many rows each row stands for; only a method that weighs them has that."""
+        assert self.sizes is not None
+        return self.sizes
+
+    def kept(self, name: str, *shape: int) -> Tensor:
+        """Return a state of the method, zeros of a shape where there is none yet."""
+        return self.state.get(name, self.hidden.new_zeros(shape, dtype=torch.float32))
 
     def want_text(self, method: str) -> Tensor:
         """Return which rows are text, or refuse where there is no prompt."""
@@ -169,6 +199,20 @@ which nothing is folded come out as they went in, bit for bit.
 """
 
 
+Weigh = Callable[[Taps, Tensor], Tensor]
+"""``(taps, stay) -> [B, K]`` fp32: how many original rows each row that stays stands for.
+
+From there on attention of the stack counts a key that often: the logarithm joins its logits.
+"""
+
+
+Remember = Callable[[Taps, Tensor], Mapping[str, Tensor]]
+"""``(taps, stay) -> {name: state}``: every state of the method, for the next call.
+
+``stay`` is as in ``Combine``.  The tensors are fp32 of the shapes that ``Method.state`` has.
+"""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a schedule is made for: a stack of ``layers`` layers with ``count`` visual rows.
@@ -204,9 +248,18 @@ class Method:
     before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text), ``"entry"`` (the
     stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
     ``"tower"`` (the tower that feeds a decoder).
+    ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
+    and ``"ahead"``: the layer behind the site).  ``asks``:
+    what it needs as well where an option has a value.
+    ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
+    is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
     settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
-    recycling); None: nothing.
+    recycling); None: nothing.  ``weigh``: how many rows each of them stands for; None: one.
+    ``licence``: that of the authors' code, which is never copied: what
+    is here is written from the paper.  ``cost``: one of ``COSTS``.  ``state``: the shapes of what
+    is kept from one call to the next, by name, in numbers and ``ITEMS``, ``ROWS``, ``FEATURES``;
+    ``remember``: what becomes of it in a call.
     """
 
     name: str
@@ -218,4 +271,17 @@ class Method:
     calibrated: frozenset[str] = frozenset()
     notes: str = ""
     combine: Combine | None = None
+    weigh: Weigh | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    wishes: frozenset[str] = frozenset()
+    asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    tower_rows: Callable[[Setting], int] | None = None
+    licence: str = ""
+    cost: str = ""
+    state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    remember: Remember | None = None
+
+    def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
+        """Return what it needs under a stage's options."""
+        more = (needs for (key, value), needs in self.asks.items() if options.get(key) == value)
+        return self.needs.union(*more)

@@ -78,6 +78,8 @@ def _option(taps: Taps, name: str) -> float:
 METHOD = Method(
     name="mmtok",
     paper="arXiv:2508.18264",
+    licence="Apache-2.0",
+    cost="O(N²·K)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=before_decoder,

@@ -10,9 +10,11 @@ Here λ = (keep / N)^(1/3), which is 1/2 at the published 72; counts are rounded
 groups, never below ``keep``.  Layer k of 32 becomes round(k · L/32), at least 1 and at most L - 1;
 of two on one site the later count holds.
 
-Where we differ: the released code makes queries and keys of the layer *behind* the cut once more
-for the score; we read the layer before it, whose attention is there already, as FastV does.  The
-code renumbers positions; here they are kept.
+A is that of the layer *behind* the cut, whose queries and keys are made once more, for the score
+alone, as in the released code.  Where no layer over all rows is behind the site, or another stream
+reads the stack, A is that of the layer before it.
+
+Where we differ: the code renumbers positions; here they are kept.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ ENTERING, LAYERS = (8, 16, 24), 32
 
 
 def score(taps: Taps) -> Tensor:
-    """Return the last token's attention in the layer before the site, ``[B, N]``."""
-    return relay_attention(taps.want_layers("pdrop")[-1], LAST_ROW)
+    """Return the last token's attention in the layer behind the site, ``[B, N]``."""
+    layer = taps.want_layers("pdrop")[-1] if taps.ahead is None else taps.ahead
+    return relay_attention(layer, LAST_ROW)
 
 
 def schedule(setting: Setting) -> tuple[Placement, ...]:
@@ -43,9 +46,12 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="pdrop",
     paper="arXiv:2410.17247",
+    licence="MIT",
+    cost="O(N)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,
     needs=frozenset({"layers", "relay"}),
+    wishes=frozenset({"ahead"}),
     notes="attention of the last prompt token, in three stages of equal share",
 )

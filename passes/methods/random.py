@@ -41,6 +41,8 @@ def _key(seed: int, number: int) -> int:
 METHOD = Method(
     name="random",
     paper="control",
+    licence="no other code",
+    cost="O(N)",
     roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
     schedule=before_decoder,

@@ -119,6 +119,15 @@ def top_rows(values: Tensor, candidates: Tensor, count: int) -> Tensor:
     return chosen & candidates
 
 
+def top_share(values: Tensor, candidates: Tensor, of: int) -> Tensor:
+    """Return the best of each ``of`` candidates (a quarter: 4), bool ``[B, N]``; ties as above."""
+    ranked = torch.where(candidates, values, float("-inf"))
+    order = torch.sort(ranked, dim=1, descending=True, stable=True)[1]
+    place = torch.arange(values.shape[1], device=values.device).expand(order.shape)
+    rank = torch.zeros_like(order).scatter(1, order, place)
+    return candidates & (rank < candidates.sum(1, keepdim=True) // of)
+
+
 def group_of(taps: Taps) -> Tensor:
     """Return the number of each candidate's group among the candidates', int64 ``[B, N]``."""
     return rank_of(taps.candidates) // taps.group if taps.groups is None else taps.groups

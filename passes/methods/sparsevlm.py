@@ -130,6 +130,8 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="sparsevlm",
     paper="arXiv:2410.04417",
+    licence="Apache-2.0",
+    cost="O(N²)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,

@@ -25,6 +25,8 @@ def score(taps: Taps) -> Tensor:
 METHOD = Method(
     name="stride",
     paper="control",
+    licence="no other code",
+    cost="O(N)",
     roles=frozenset({"vision", "decoder", "resampler"}),
     score=score,
     schedule=before_decoder,

@@ -71,6 +71,8 @@ def _rounded(values: Tensor) -> Tensor:
 METHOD = Method(
     name="tokencut",
     paper="arXiv:2202.11539",
+    licence="MIT",
+    cost="O(N³)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

@@ -165,6 +165,8 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
 METHOD = Method(
     name="vflowopt",
     paper="arXiv:2508.05211",
+    licence="CC BY-NC 4.0: non-commercial",
+    cost="O(N²)",
     roles=frozenset({"decoder"}),
     score=score,
     schedule=schedule,

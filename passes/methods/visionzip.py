@@ -1,15 +1,13 @@
 """VisionZip: keep what the class token looks at, fold the rest into evenly spread tokens.
 
 Paper: Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models",
-CVPR 2025, arXiv:2412.04467.  One stage at the end of the tower, T = D + C tokens:
+CVPR 2025, arXiv:2412.04467.  One stage at the end of the tower, T = D + C tokens by the rule of
+``contextual.py``:
 
-    dominant     D tokens of largest  a_j = mean_h A[CLS, j]
-    targets      of the others, in order: numbers 0, s, 2s, .. (C-1)s with s = ⌊others / C⌋
-    contextual   x_t + mean of the x_j that are nearest to target t by cosine of mean_h k_j
+    attention    a_j = mean_h A[CLS, j] of the last layer
+    metric       mean_h k_j of the last layer, without scale
 
-A and k are the last layer's, k without scale.  C = round(10/64 · T): the published splits (54 + 10
-at 64, 162 + 30 at 192).  As in the code the mean is added to the target, so a contextual token
-has about twice the norm of others.
+C = round(10/64 · T): the published splits (54 + 10 at 64, 162 + 30 at 192).
 
 Where we differ: the code spends one dominant token on CLS itself and puts the contextual tokens
 behind the dominant ones, renumbered.  Here the class token stays behind as in the original model,
@@ -18,19 +16,11 @@ and every contextual token stands where its target stood.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from tokopt.passes.methods.fold import (
-    first_rows,
-    mean_of_assigned,
-    nearest,
-    rows_at,
-    stays,
-    written,
-)
+from tokopt.passes.methods.contextual import folded, tiers
 from tokopt.passes.methods.method import Method, Taps
-from tokopt.passes.methods.rows import rank_of, relay_attention, top_rows
+from tokopt.passes.methods.rows import relay_attention
 from tokopt.passes.methods.schedules import tower_end
 
 CONTEXTUAL, OF = 10, 64
@@ -38,26 +28,13 @@ CONTEXTUAL, OF = 10, 64
 
 def score(taps: Taps) -> Tensor:
     """Return the class token's attention ``[B, N]``, 2 more at dominant rows, 1 more at targets."""
-    attention = _attention(taps)
-    dominant, target = _chosen(taps, attention)
-    return attention + 2.0 * dominant + 1.0 * target
+    return tiers(taps, _attention(taps), _contextual(taps))
 
 
 def combine(taps: Taps, stay: Tensor) -> Tensor:
     """Return the rows that stay, the dropped ones folded into the targets among them."""
-    rows = rows_at(taps.hidden, stay)
-    count = _contextual(taps)
-    if not count:
-        return rows
-    _, target = _chosen(taps, _attention(taps))
-    places = first_rows(target.gather(1, stay), count)
-    at = stay.gather(1, places)
     metric = taps.want_layers("visionzip")[-1].key.float().mean(1)
-    goes = taps.candidates & ~stays(taps, stay)
-    to = nearest(metric, rows_at(metric, at), target.gather(1, at))
-    mean, taken = mean_of_assigned(taps.hidden, to, count, goes.float())
-    old = rows_at(rows, places)
-    return written(rows, places, torch.where(taken, old.float() + mean, old.float()))
+    return folded(taps, stay, _attention(taps), metric, _contextual(taps))
 
 
 def _contextual(taps: Taps) -> int:
@@ -69,20 +46,11 @@ def _attention(taps: Taps) -> Tensor:
     return relay_attention(taps.want_layers("visionzip")[-1], relay)
 
 
-def _chosen(taps: Taps, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the dominant rows and the targets, bool ``[B, N]`` each."""
-    count = _contextual(taps)
-    dominant = top_rows(attention, taps.candidates, taps.keep - count)
-    others = taps.candidates & ~dominant
-    step = (others.sum(1, keepdim=True) // max(count, 1)).clamp_min(1)
-    number = rank_of(others)
-    target = others & (number % step == 0) & (number // step < count)
-    return dominant, target
-
-
 METHOD = Method(
     name="visionzip",
     paper="arXiv:2412.04467",
+    licence="Apache-2.0",
+    cost="O(N·K)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

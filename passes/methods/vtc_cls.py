@@ -37,6 +37,8 @@ def score(taps: Taps) -> Tensor:
 METHOD = Method(
     name="vtc_cls",
     paper="arXiv:2412.05819",
+    licence="Apache-2.0",
+    cost="O(N)",
     roles=frozenset({"vision"}),
     score=score,
     schedule=tower_end,

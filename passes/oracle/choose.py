@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
+from tokopt.passes.oracle.placed import Pool
 
 
 def choose(score: Tensor, candidates: Tensor, quota: Sequence[int]) -> Tensor:
@@ -38,6 +39,16 @@ def choose_rows(score: Tensor, candidates: Tensor, table: Tensor, quota: Sequenc
     stay = torch.ones_like(candidates)
     chosen = choose(values, units, [keep // table.shape[1] for keep in quota])
     stay[:, table] = chosen.unsqueeze(-1).expand(-1, -1, table.shape[1])
+    return stay
+
+
+def choose_among(score: Tensor, pools: Sequence[Sequence[Pool]], table: Tensor) -> Tensor:
+    """Return which rows ``[B, N]`` stay where the rows of each pool of an item compete."""
+    stay = torch.ones_like(score, dtype=torch.bool)
+    for item, competing in enumerate(pools):
+        for pool in competing:
+            values, rows = score[item : item + 1], pool.rows.unsqueeze(0)
+            stay[item] &= choose_rows(values, rows, table, [pool.keep])[0]
     return stay
 
 

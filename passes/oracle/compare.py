@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.oracle.oracle import OracleResult
-from tokopt.passes.oracle.placed import Choice
+from tokopt.passes.oracle.placed import Choice, Pool
 
 
 def compare_selection(oracle: OracleResult, alive: Sequence[Tensor], epsilon: float) -> list[str]:
@@ -37,13 +37,20 @@ def compare_selection(oracle: OracleResult, alive: Sequence[Tensor], epsilon: fl
 
 def _compare_item(choice: Choice, item: int, alive: Tensor, epsilon: float) -> list[str]:
     scores, free = choice.scores[item].double().cpu(), choice.candidates[item].cpu()
-    keep, before = choice.quota[item], ~scores.isnan()
+    before = ~scores.isnan()
     lines = [f"row {r} came back: an earlier stage dropped it" for r in _where(alive & ~before)]
     lines += [f"row {r} is no candidate and was dropped" for r in _where(~alive & before & ~free)]
+    lines += _torn(choice, alive)
+    for pool in choice.pools[item]:
+        lines += _compare_pool(pool, scores, alive, epsilon)
+    return lines
+
+
+def _compare_pool(pool: Pool, scores: Tensor, alive: Tensor, epsilon: float) -> list[str]:
+    free, keep, lines = pool.rows.cpu(), pool.keep, list[str]()
     kept = int((alive & free).sum())
     if kept != keep:
         lines.append(f"{kept} candidates stay, expected {keep}")
-    lines += _torn(choice, alive)
     order = sorted(_where(free), key=lambda row: (-float(scores[row]), row))
     best = torch.zeros_like(free)
     best[order[:keep]] = True

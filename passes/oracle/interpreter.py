@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from tokopt.passes.oracle.row_dims import RowDims
 from tokopt.passes.oracle.semantics.table import find_rule
 
 Visit = Callable[[Tensor], Tensor]
+Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+Around = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+"""``(call, args, kwargs) -> value``: ``call`` is the operator as the oracle computes it."""
 
 
 class MaskedInterpreter(fx.Interpreter):
@@ -34,6 +38,7 @@ class MaskedInterpreter(fx.Interpreter):
     ``visits`` maps a node to what becomes of its value before anything reads it; the values of
     ``watched`` nodes, as they are read, are found in ``seen``.  ``dropped``: inputs have dead
     entries; a size read off them is then the original's, as everything is that is not marked.
+    ``around`` maps a node to who calls it, given how.
     """
 
     def __init__(
@@ -42,11 +47,12 @@ class MaskedInterpreter(fx.Interpreter):
         visits: Mapping[fx.Node, Visit],
         watched: AbstractSet[fx.Node],
         dropped: bool = False,
+        around: Mapping[fx.Node, Around] = MappingProxyType({}),
     ) -> None:
         super().__init__(facts.exported.graph_module)
         self.extra_traceback = False
         self.learned, self.counts_rows = facts.dims.learned, RowDims(facts)
-        self.visits, self.watched = visits, watched
+        self.visits, self.watched, self.around = visits, watched, around
         self.seen: dict[fx.Node, Any] = {}
         self._node: fx.Node | None = None
         self._started = self._dropped = dropped
@@ -69,6 +75,30 @@ class MaskedInterpreter(fx.Interpreter):
                 self.seen[n] = value
         return value
 
+    def peek(self, wanted: AbstractSet[fx.Node], node: fx.Node, value: Any) -> dict[fx.Node, Any]:
+        """Return what ``wanted``, behind ``node``, would be if ``node`` were ``value``.
+
+        Nothing of it stays: the run goes on as if nobody had looked ahead.  Operators are called as
+        they are, whoever is ``around`` them.
+        """
+        kept, current = dict(self.env), self._node
+        around, self.around = self.around, {}
+        self.env[node] = value
+        needed: set[fx.Node] = set()
+        waiting = list(wanted)
+        while waiting:
+            one = waiting.pop()
+            if one not in self.env and one not in needed:
+                needed.add(one)
+                waiting += one.all_input_nodes
+        for one in self.graph.nodes:
+            if one in needed:
+                self._node = one
+                self.env[one] = super().run_node(one)
+        found = {one: self.env[one] for one in wanted}
+        self.env, self._node, self.around = kept, current, around
+        return found
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an operator: by its rule where an operand has dead entries, else as it is."""
         node = self._node
@@ -76,6 +106,14 @@ class MaskedInterpreter(fx.Interpreter):
         args, kwargs = full_precision(args), full_precision(kwargs)
         if operator_name(node) in ("aten::_softmax", "aten::_log_softmax"):
             args = (*args[:2], False)  # half_to_float: there is no half any more
+        around = self.around.get(node)
+        if around is not None:
+            return around(lambda a, k: self._called(node, target, a, k), args, kwargs)
+        return self._called(node, target, args, kwargs)
+
+    def _called(
+        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if self._dropped and target is torch.ops.aten.sym_size.int:
             return bare(args[0]).shape[args[1]]
         try:

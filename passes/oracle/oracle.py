@@ -9,6 +9,7 @@ give.  Nothing is shared with the rewriter but the analysis and the method's sco
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,11 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
+from tokopt.passes.oracle.rewriting import Rewriting
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
 from tokopt.passes.placed import places_of
+from tokopt.passes.rewriting import asked_rewrites
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,36 @@ def run_oracle(
 ) -> OracleResult:
     """Run a plan's masked oracle on the normalised program of ``facts``.
 
-    ``inputs`` are the user inputs by name.  ``forced``: per stage the rows to leave alive, bool
+    ``inputs`` are the user inputs by name, and what stages remember of the call before; what they
+    remember of this one is among the outputs.  ``forced``: per stage the rows to leave alive, bool
     ``[B, N]``, instead of the oracle's own choice; scores are then those along the forced way.
     Raises ``InputError`` (inputs), ``GateError`` (the original itself computes NaN) and
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
-    values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
     placed = place_stages(facts, plan, methods)
+    kept = {name for p in placed for name in p.remembers}
+    state = {name: inputs[name] for name in kept if name in inputs}
+    inputs = {name: value for name, value in inputs.items() if name not in kept}
+    values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
     masks: set[fx.Node] = set().union(*(p.padding for p in placed))
     plain = MaskedInterpreter(facts, {}, masks)
     _refuse_nan(_outputs(facts, plain.execute(values)), inputs)
     sizes = Sizes(facts.exported, values)
     reach = {p.site.name: facts.reach(p.site) for p in placed}
     where = places_of(facts, plan, methods)
-    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where)
-    marking = MaskedInterpreter(facts, stages.visits, stages.watched)
-    stages.seen = marking.seen
+    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where, state)
+    rewriting = Rewriting(asked_rewrites(facts, plan), facts.dims, sizes)
+    watched = stages.watched | rewriting.watched
+    around = {**stages.standing.around, **rewriting.around}
+    marking = MaskedInterpreter(facts, stages.visits, watched, around=around)
+    rewriting.seen = marking.seen
+    stages.seen, stages.peek = ChainMap(rewriting.own, marking.seen), marking.peek
     outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):
         raise InternalError("a stage's site was never reached")
     choices = tuple(stages.choices[index] for index in range(len(plan.stages)))
+    for p in placed:
+        outputs.update({f"{name}_next": stages.kept[name] for name in p.remembers})
     return OracleResult(outputs, choices)
 
 

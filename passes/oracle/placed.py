@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from tokopt.ir.attention import Attention
+from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layers import Layer
@@ -16,7 +17,17 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.quotas import images_of
+from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one item that compete, bool ``[N]``, and how many of them stay."""
+
+    rows: Tensor
+    keep: int
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,9 @@ class Choice:
 
     ``alive``: rows left behind the stage.  ``candidates``: rows it chose among.  ``scores``: fp32,
     what it chose by (group means where rows go in groups); -inf for a NaN score, NaN at rows that
-    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``quota``: how many
-    candidates of each item stay.  ``table`` ``[groups, rows per group]``: rows that go together.
+    were dead before.  ``raw``: the method's own score.  All ``[B, N]``.  ``pools``: per item
+    the candidates that compete (all, or those of each image) and how many stay.  ``table``
+    ``[groups, rows per group]``: rows that go together.
     """
 
     stage: Stage
@@ -35,7 +47,7 @@ class Choice:
     candidates: Tensor
     scores: Tensor
     raw: Tensor
-    quota: tuple[int, ...]
+    pools: tuple[tuple[Pool, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,10 @@ class PlacedStage:
     ``before`` and ``same`` are the indices of the last earlier stage in the same stack, and of the
     last of the same method there (None: there is none).  ``layers`` are those the score may read:
     since ``same``, nearest last, layers without attention over the whole stream left out.
-    ``feeder`` is the tower that the method reads, if it does, of ``images``.
+    ``number`` is the stage's place in the plan.  ``feeder`` is the tower that the method reads, if
+    it does, off the values of ``tower``; ``ahead`` the layer behind the site, where the method
+    reads that.  ``end`` is where the rows that went come back, if they do.  ``sharing``: the number
+    of images of which each keeps a share (None: all rows compete).
     """
 
     stage: Stage
@@ -56,15 +71,23 @@ class PlacedStage:
     same: int | None
     layers: tuple[tuple[Layer, Attention], ...]
     feeder: Feeder | None = None
-    images: frozenset[fx.Node] = frozenset()
+    tower: frozenset[fx.Node] = frozenset()
+    ahead: tuple[Layer, Attention] | None = None
+    end: Site | None = None
+    number: int = 0
+    sharing: int | None = None
+
+    @property
+    def remembers(self) -> dict[str, str]:
+        """The inputs that hold what the method remembers, each with the method's own name."""
+        return {memory_name(self.number, name): name for name in self.method.state}
 
     def watched(self) -> set[fx.Node]:
         """Return the nodes whose values the stage needs."""
         merge = self.stack.merge
         nodes = set() if merge is None else {merge.mask, *merge.indices, merge.node}
         if self.feeder is not None:
-            nodes |= watched(self.feeder[0].stack.layers[-1].attention[0])
-            nodes |= self.images
+            nodes |= self.tower
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
@@ -78,10 +101,18 @@ class PlacedStage:
         return watched(first) | {first.node}
 
 
+def tower_nodes(feeder: Feeder, dims: Dims) -> frozenset[fx.Node]:
+    """Return the nodes whose values a tower's tap is made of."""
+    tower = feeder[0]
+    image = image_of(dims, tower.tokens)
+    ends = (tower.stack.layers[0].attention[0], tower.stack.layers[-1].attention[0])
+    return frozenset({*([] if image is None else [image]), *watched(ends[0]), *watched(ends[1])})
+
+
 def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> list[PlacedStage]:
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
-    feeders = feeders_of(facts, plan, methods)
+    feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -96,11 +127,19 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         )
         before, same = (found[-1] if found else None for found in (earlier, alike))
         method = methods(stage.method)
+        end = None if stage.until is None else facts.find_site(stage.until)[1]
         feeder = feeders.get(stage.site)
-        image = None if feeder is None else image_of(facts.dims, feeder[0].tokens)
-        images = frozenset({image} if image is not None else ())
-        placed.append(PlacedStage(stage, stack, site, method, before, same, layers, feeder, images))
+        tower = tower_nodes(feeder, facts.dims) if feeder else frozenset()
+        ahead = _ahead(stack, site) if "ahead" in method.wishes else None
+        place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site)))
     return placed
+
+
+def _ahead(stack: TokenStack, site: Site) -> tuple[Layer, Attention] | None:
+    layer = next((x for x in stack.stack.layers if x.depth == site.depth), None)
+    attention = None if layer is None or stack.stack.cross else tapped(layer, site.tokens)
+    return None if layer is None or attention is None else (layer, attention)
 
 
 def _check(stage: Stage, site: Site) -> None:

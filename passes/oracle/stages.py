@@ -13,12 +13,16 @@ from torch import Tensor, fx
 from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.places import Places
+from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
-from tokopt.passes.oracle.choose import choose_rows, groups_of, over_groups
-from tokopt.passes.oracle.placed import Choice, PlacedStage
+from tokopt.passes.oracle.away import Away, came_back
+from tokopt.passes.oracle.choose import choose_among, groups_of, over_groups
+from tokopt.passes.oracle.made import combined, weighed
+from tokopt.passes.oracle.placed import Choice, PlacedStage, Pool
 from tokopt.passes.oracle.rows import StreamRows, stream_rows
 from tokopt.passes.oracle.sizes import Sizes
-from tokopt.passes.oracle.taps import TapReader
+from tokopt.passes.oracle.standing import Standing
+from tokopt.passes.oracle.taps import TapReader, watched
 from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
 
@@ -27,7 +31,8 @@ class Stages:
     """The stages of a plan during one run of the interpreter.
 
     ``visits`` and ``watched`` are what the interpreter is to call and to keep; ``seen`` (set before
-    the run) is where it keeps it; ``choices`` holds what was found, in plan order.
+    the run) is where it keeps it, and ``peek`` how it looks ahead; ``choices`` holds
+    what was found, in plan order.
     """
 
     def __init__(
@@ -40,15 +45,21 @@ class Stages:
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
         places: Mapping[str, Places],
+        state: Mapping[str, Tensor],
     ) -> None:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
         self.seed, self.forced, self.reach = seed, forced, reach
         self.original, self.places = original, places
+        self.state: Mapping[str, Tensor] = state
+        self.kept: dict[str, Tensor] = {}
         self.seen: Mapping[fx.Node, Any] = {}
+        self.peek: Callable[[set[fx.Node], fx.Node, Tensor], Mapping[fx.Node, Any]]
         self.choices: dict[int, Choice] = {}
-        nodes = {p.site.value for p in placed}
+        self.standing = Standing(placed, dims)
+        self.away: dict[int, Away] = {}
+        nodes = {p.site.value for p in placed} | {p.end.value for p in placed if p.end}
         self.visits: dict[fx.Node, Callable[[Tensor], Tensor]] = {
             node: partial(self._visit, node) for node in nodes
         }
@@ -58,7 +69,14 @@ class Stages:
         for index, placed in enumerate(self.placed):
             if placed.site.value is node:
                 value = self._run(index, placed, value)
+            if placed.end is not None and placed.end.value is node:
+                value = self._back(index, placed.end, value)
         return value
+
+    def _back(self, index: int, end: Site, value: Tensor) -> Tensor:
+        """Return the value at a later site with the rows back that a stage sent away."""
+        rows = stream_rows(self.dims, end.value, end.dim, end.tokens, self.sizes)
+        return rows.replaced(value, came_back(self.away[index], rows.items(value)))
 
     def _run(self, index: int, placed: PlacedStage, value: Tensor) -> Tensor:
         """Run one stage on its site's value; return it with the dropped rows marked."""
@@ -75,12 +93,20 @@ class Stages:
         candidates = alive & visual
         if placed.stack.merge is not None:  # the next token comes from the last row
             candidates[:, -1] = False
-        fixed = (alive & visual & ~candidates).sum(1)
-        quota = tuple((placed.stage.keep - fixed).tolist())
+        pools = _pools(placed, visual, alive, candidates)
         lost = self._lost(placed, table, shape)
         left = alive.nonzero()[:, 1].view(len(alive), -1)
         count = int((alive & visual).sum(1)[0])
         taps = self._taps(placed, rows, items, candidates & ~lost, alive, left, table, count)
+        if placed.ahead is not None:
+            layer, attention = placed.ahead
+            seen = {**self.seen, **self.peek(watched(attention), site.value, value)}
+            reader = TapReader(self.dims, seen, rows.lead, left)
+            taps = replace(taps, ahead=reader.layer(layer, attention))
+        if placed.remembers:
+            held = {n: self.state[key] for key, n in placed.remembers.items() if key in self.state}
+            numbers = (visual.long().cumsum(1) - 1).gather(1, left)
+            taps = replace(taps, state=held, numbers=numbers)
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))
@@ -91,15 +117,25 @@ class Stages:
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
         if self.forced is None:
-            stay = choose_rows(scores, candidates, table, quota)
+            stay = choose_among(scores, pools, table)
         else:
             stay = self.forced[index].to(alive.device)
             if tuple(stay.shape) != shape or stay.dtype != torch.bool:
                 raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
         after = alive & stay
-        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, quota)
+        self.choices[index] = Choice(placed.stage, table, after, candidates, scores, raw, pools)
         if placed.method.combine is not None:
-            value = rows.replaced(value, _combined(placed.method, taps, items, left, after))
+            value = rows.replaced(value, combined(placed.method, taps, items, left, after))
+        if placed.end is not None:
+            self.away[index] = Away.of(items, after, candidates & ~lost, raw)
+            value = rows.replaced(value, self.away[index].entered)
+        if placed.method.weigh is not None:
+            sizes = weighed(placed.method, taps, left, after)
+            self.standing.put(placed.stack.role, sizes, rows.lead)
+        if placed.method.remember is not None:
+            stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
+            kept = placed.method.remember(taps, stay)
+            self.kept.update({key: kept[name] for key, name in placed.remembers.items()})
         return rows.bury(value, ~after)
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
@@ -147,7 +183,7 @@ class Stages:
         visual: int,
     ) -> Taps:
         """Return what the method reads: rows ``left`` ``[B, K]``, ``visual`` of them visual."""
-        reader = TapReader(self.dims, self.seen, rows.lead, left)
+        reader = TapReader(self.dims, self.seen, rows.lead, left, self.standing.weights)
         same, text = placed.same, None
         if placed.padding:
             first = placed.stack.stack.layers[0].attention[0]
@@ -158,6 +194,9 @@ class Stages:
         if "entry" in placed.method.needs:
             entered = rows.items(self.seen[placed.stack.sites[0].value])
             entry = entered.gather(1, left[..., None].expand(-1, -1, entered.shape[-1]))
+        sizes = self.standing.of(placed.stack.role)
+        if sizes is None:
+            sizes = torch.ones(alive.shape)
         return Taps(
             layers=[reader.layer(layer, attention) for layer, attention in placed.layers],
             layer_count=len(placed.stack.stack.layers),
@@ -173,6 +212,7 @@ class Stages:
             text=text,
             entry=entry,
             options=placed.stage.options,
+            sizes=sizes.gather(1, left) if placed.method.weigh is not None else None,
         )
 
     def _score(self, method: Method, taps: Taps, alive: Tensor, left: Tensor) -> Tensor:
@@ -190,6 +230,27 @@ class Stages:
         return empty.scatter(1, left, score.float())
 
 
+def _pools(
+    placed: PlacedStage, visual: Tensor, alive: Tensor, candidates: Tensor
+) -> tuple[tuple[Pool, ...], ...]:
+    """Return, per item, the candidates that compete and how many stay.
+
+    Visual rows that may not go count among those that stay of their image.
+    """
+    count, keep = placed.sharing or 1, placed.stage.keep
+    found = []
+    for item, written in enumerate(visual):
+        images = written.nonzero().flatten().chunk(count)
+        pools = []
+        for number, rows in enumerate(images):
+            own = torch.zeros_like(written).index_fill(0, rows, True)
+            fixed = int((own & alive[item] & ~candidates[item]).sum())
+            share = len(range(number, keep, count))
+            pools.append(Pool(own & candidates[item], share - fixed))
+        found.append(tuple(pools))
+    return tuple(found)
+
+
 def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) -> Places:
     """Return the places of rows ``left``, an item at a time; -1 at those that may not go."""
     table = torch.full((*left.shape, 3), -1)
@@ -199,19 +260,6 @@ def _placed(places: Places, visual: Tensor, candidates: Tensor, left: Tensor) ->
             if bool(candidates[item, at]):
                 table[item, at] = places.table[numbers[row]]
     return places.seen(table)
-
-
-def _combined(method: Method, taps: Taps, items: Tensor, left: Tensor, after: Tensor) -> Tensor:
-    """Return ``[B, N, C]`` with the rows that stay as the method leaves them."""
-    whole = items.clone()
-    assert method.combine is not None
-    stay = after.gather(1, left).nonzero()[:, 1].view(len(after), -1)
-    made = method.combine(taps, stay)
-    if made.shape != (*stay.shape, items.shape[-1]):
-        raise InternalError(f"{method.name} made rows of shape {tuple(made.shape)}")
-    for item, rows in enumerate(left.gather(1, stay)):
-        whole[item, rows] = made[item].to(items.dtype)
-    return whole
 
 
 def _numbers(table: Tensor, alive: Tensor, left: Tensor) -> Tensor:

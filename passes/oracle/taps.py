@@ -7,7 +7,7 @@ the layer computed, over the keys it had then, read at the rows alive now.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,12 +46,16 @@ def _crosses(attention: Attention) -> bool:
 
 @dataclass(frozen=True)
 class TapReader:
-    """Reads taps of layers: ``alive`` is ``[B, K]``, each item's rows that are left, ascending."""
+    """Reads taps of layers: ``alive`` is ``[B, K]``, each item's rows that are left, ascending.
+
+    ``weights``: by attention, how many rows each key stood for in it, ``[B, N]``, where several.
+    """
 
     dims: Dims
     seen: Mapping[fx.Node, Any]
     lead: tuple[Axis, ...]
     alive: Tensor
+    weights: Mapping[fx.Node, Tensor] = field(default_factory=dict)
 
     def layer(self, layer: Layer, attention: Attention) -> LayerTap:
         """Return the tap of a layer."""
@@ -164,6 +168,10 @@ class TapReader:
             scores = (asked[:, :, None] * keys.nan_to_num(0.0)).sum(-1) * scale
             scores = scores + self._one(bias, q, attention, last)
             scores = scores.masked_fill(keys.isnan().all(-1), -torch.inf)
-            return self._at(scores.softmax(-1)).float()
+            weights = scores.softmax(-1)
+            if attention.node in self.weights:
+                weights = weights * self.weights[attention.node][:, None]
+                weights = weights / weights.sum(-1, keepdim=True)
+            return self._at(weights).float()
 
         return row

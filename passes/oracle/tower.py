@@ -12,7 +12,7 @@ from tokopt.ir.dims import Dims
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.places import Places, image_of, tower_places
 from tokopt.passes.methods.method import TowerTap
-from tokopt.passes.oracle.taps import TapReader
+from tokopt.passes.oracle.taps import TapReader, tapped
 from tokopt.passes.tower_tap import Feeder
 
 
@@ -35,7 +35,10 @@ def tower_tap(
     whole = TapReader(dims, seen, lead, torch.zeros(0, 0, dtype=torch.int64))
     shape = whole.shape(attention)
     every = torch.arange(shape[1]).expand(shape)
-    tap = TapReader(dims, seen, lead, every).layer(layer, attention)
+    reader = TapReader(dims, seen, lead, every)
+    tap, early = reader.layer(layer, attention), tower.stack.layers[0]
+    found = tapped(early, end.tokens)
+    first = None if found is None else reader.layer(early, found)
     units, front = end.groups().tolist(), tower.protected
     count = max(units) + 1
     members = [[front + row for row, unit in enumerate(units) if unit == u] for u in range(count)]
@@ -59,7 +62,7 @@ def tower_tap(
     patches = None
     if image is not None and places is not None:
         patches = _patches(seen[image], places, front, shape[1])
-    return TowerTap(tap, tower.relay, inside, arrive, patches)
+    return TowerTap(tap, tower.relay, inside, arrive, patches, first)
 
 
 def _patches(image: Tensor, places: Places, front: int, rows: int) -> Tensor:

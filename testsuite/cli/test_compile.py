@@ -74,6 +74,13 @@ def test_with_json_stdout_is_one_object(
     assert main(["compile", str(archive), *STRIDE, "--json", "-o", folder]) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["status"], said["tokens"], said["artifact"]) == ("ok", 0.5, folder)
+    (stage,) = said["stages"]
+    budget = json.loads((Path(folder) / "manifest.json").read_text())["budget"]
+    spent = {name: stage[f"selector_{name}"] for name in ("flops", "bytes")}
+    assert budget["selector"] == [{"site": stage["site"], **spent}]
+    share = stage["selector_flops"] / budget["flops_saved"]
+    assert 0 < said["selector_share_of_flops_saved"] == share < 0.01
+    assert budget["total"]["flops"] == {"predicted": said["flops"], "measured": None}
     assert said["rows"] == {"role": "vision", "of": 36, "per_layer": [18]}
     (stage,) = said["stages"]
     assert (stage["site"], stage["method"], stage["keep"]) == ("vision:0", "stride", 18)

@@ -147,3 +147,21 @@ def test_the_line_of_the_users_code_is_shown_at_a_barrier(normal: Normal) -> Non
     found = describe_program(program, analyse(program.main))
     text = " ".join(rendered(*tables(found)).split())
     assert "in model.model.visual" in text and "at modeling_qwen2_5_vl.py:" in text
+
+
+def test_metrics_are_shown_as_tables_and_in_json(
+    normal: Normal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "model.pt2"
+    save(Program.of(normal("llava")), file)
+    assert main(["inspect", str(file), "--metrics", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["metrics"]
+    layers = measured["stacks"]["decoder"]["layers"]
+    assert [layer["depth"] for layer in layers] == [0, 1, 2, 3]
+    late = measured["stacks"]["decoder"]["late"]["mdi"]
+    assert late == pytest.approx((layers[2]["mdi"] + layers[3]["mdi"]) / 2)
+    assert measured["stacks"]["vision"]["early"]["mdi"] is None
+    assert main(["inspect", str(file), "--metrics"]) == 0
+    text = capsys.readouterr().out
+    assert "decoder, measured" in text and f"{layers[3]['mdi']:.3g}" in text
+    assert main(["inspect", str(file), "--inputs", "x.safetensors"]) == 2

@@ -5,6 +5,7 @@ import pytest
 
 from tokopt.cli import methods
 from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.rewrites.registry import REWRITES
 
 
 def run(*arguments: str) -> int:
@@ -17,18 +18,24 @@ def run(*arguments: str) -> int:
 def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--json") == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [entry["name"] for entry in listed] == list(METHODS)
+    assert [entry["name"] for entry in listed] == [*METHODS, *REWRITES]
+    kinds = {entry["name"]: entry["kind"] for entry in listed}
+    assert kinds["vtc_cls"] == "stage" and kinds["paint"] == "attention"
     vtc = next(entry for entry in listed if entry["name"] == "vtc_cls")
+    assert vtc["scope"] == ["vision"] and vtc["cost"] == "O(N)"
+    assert vtc["licence"] == "Apache-2.0"
+    assert vtc["needs_in_words"] == ["attention", "the class token"]
     assert vtc["needs"] == ["layers", "relay"] and vtc["options"] == {"start": "scaled"}
 
 
-def test_the_table_has_a_row_per_method(
+def test_the_tables_have_a_row_per_method(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run() == 0
-    text = capsys.readouterr().out
-    lines = text.splitlines()
-    for name, method in METHODS.items():
-        (row,) = (line for line in lines if line.split()[:1] == [name])
-        assert method.paper in row and method.notes in row
+    lines = capsys.readouterr().out.splitlines()
+    for entry in map(methods.describe, [*METHODS.values(), *REWRITES.values()]):
+        text, facts = (line for line in lines if line.split()[:1] == [entry["name"]])
+        assert entry["notes"] in text
+        for word in (entry["paper"], entry["licence"], entry["cost"], *entry["scope"]):
+            assert word in facts

@@ -12,7 +12,7 @@ from testsuite.passes.analysed import Analysed, analysed
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.ir.plan import Outputs, Plan, Stage
+from tokopt.ir.plan import Attending, Outputs, Plan, Stage
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.registry import find_method
@@ -24,9 +24,22 @@ GATES = {"structure", "identity", "selection", "oracle"}
 
 
 def plan(text: str, *, seed: int = 0, outputs: Outputs = "full") -> Plan:
-    """Return the plan of a text such as ``vision:1 flowcut 18, decoder:2 fastv 4``."""
-    stages = [part.split() for part in text.split(",")]
-    return Plan(tuple(Stage(s, m, int(k)) for s, m, k in stages), None, seed, outputs)
+    """Return the plan of a text such as ``vision:1 flowcut 18, decoder:2 fastv 4``.
+
+    What has no count rewrites attention: ``decoder:1 var tau=3``.  Rows may come back:
+    ``vision:1>vision:3 stride 9``.
+    """
+    parts = [part.split() for part in text.split(",")]
+    stages = [p for p in parts if p[-1].isdecimal()]
+    attention = tuple(
+        Attending(site, name, {k: float(v) for k, _, v in (o.partition("=") for o in options)})
+        for site, name, *options in (p for p in parts if p not in stages)
+    )
+    kept = tuple(
+        Stage(s.partition(">")[0], m, int(k), until=s.partition(">")[2] or None)
+        for s, m, k in stages
+    )
+    return Plan(kept, None, seed, outputs, attention)
 
 
 def checked(family: Analysed, chosen: Plan) -> Checked:
@@ -77,7 +90,8 @@ def lowered(name: str, text: str, target: str = "onnxruntime-cpu") -> Lowered:
     done, chosen = rewritten(name, text), find(target)
     program = decompose(done.applied.exported)
     traced = [f"trace.{i}.{w}" for i in range(len(done.plan.stages)) for w in ("kept", "scores")]
-    names = ["logits", *traced]
+    remembered = [memory.output for memory in done.applied.memory]
+    names = ["logits", *traced, *remembered]
     folder = Path(tempfile.mkdtemp(prefix="tokopt-test-"))
     chosen.lower(program, folder, names)
     return Lowered(chosen, folder, analysed(name), done, program, names, chosen.open(folder))

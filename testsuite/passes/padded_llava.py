@@ -46,9 +46,9 @@ def batch(side: str, seed: int = 0) -> Inputs:
 
 
 @functools.cache
-def exported(attention: str, *, free: bool = True) -> ExportedProgram:
+def exported(attention: str, *, free: bool = True, layers: int = 4) -> ExportedProgram:
     """Return the program, traced on the padded batch, its sizes ``free`` or not; about 5 s."""
-    model = llava.model(attention=attention, seed=0)
+    model = llava.model(attention=attention, seed=0, layers=layers)
     size, length = Dim("batch", min=1, max=64), Dim("length", min=VISUAL + 2, max=256)
     shapes = ({0: size}, {0: size, 1: length}, {0: size, 1: length})
     names = ("pixel_values", "input_ids", "attention_mask")

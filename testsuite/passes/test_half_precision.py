@@ -34,7 +34,7 @@ def test_a_bf16_program_passes_every_gate_at_the_tolerances_of_fp32() -> None:
     pixels = noise(1, 3, IMAGE_SIZE, IMAGE_SIZE, seed=1).to(torch.bfloat16)
     normal = normalize(torch.export.export(module, (pixels,), strict=False))
     facts = analyse(normal)
-    plan = Plan((Stage("vision:1", "vtc_cls", 9),))
+    plan = Plan((Stage("vision:1", "tome", 20), Stage("vision:end", "vtc_cls", 9)))
     applied = apply_plan(normal, plan, find_method)
     name = normal.graph_signature.user_inputs[0]
     verdicts = list(validate(Checked(facts, plan, applied, find_method), [{str(name): pixels}]))

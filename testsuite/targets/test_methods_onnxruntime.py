@@ -56,7 +56,14 @@ def packs(family: str) -> tuple[str, ...]:
     return tuple(", ".join(stages) for stages in plans)
 
 
+REWRITING = [
+    ("llava", "vision:1>vision:end divprune 9, decoder:1 var tau=2.5 summ=0.05, decoder:2 fastv 9"),
+    ("llava", "decoder:1 paint, decoder:3 dart 9"),
+    ("qwen", "decoder:1 var tau=2.5 summ=0.05"),
+]
+"""Attention that is rewritten, and rows that come back."""
 CASES = [(family, text) for family in ("llava", "qwen", "dino") for text in packs(family)]
+CASES += REWRITING
 
 
 @pytest.mark.parametrize(("family", "text"), CASES)

@@ -81,8 +81,8 @@ def test_a_newer_schema_a_damaged_manifest_and_no_artifact_are_told_apart(
 ) -> None:
     with pytest.raises(InputError, match="not a tokopt artifact"):
         load(tmp_path)
-    folder = edited('"schema_version": 3', '"schema_version": 4')
-    with pytest.raises(InputError, match="schema version 4"):
+    folder = edited('"schema_version": 5', '"schema_version": 6')
+    with pytest.raises(InputError, match="schema version 6"):
         load(folder)
     (folder / "manifest.json").write_text('{"format": "tokopt artifact", ')
     with pytest.raises(InputError, match="not valid JSON"):

@@ -62,7 +62,7 @@ def tower_of(layer: LayerTap, visual: Tensor, patches: Tensor) -> TowerTap:
         return values[:, PREFIX:].gather(1, number).masked_fill(~visual, 0.0)
 
     rows = torch.arange(layer.query.shape[2]).unsqueeze(0) >= PREFIX
-    return TowerTap(layer, None, rows, arrive, patches)
+    return TowerTap(layer, 0, rows, arrive, patches, layer)
 
 
 def drawn_taps(
@@ -112,4 +112,5 @@ def drawn_taps(
         places=places(visual),
         entry=draw(batch, rows, 2 * width, seed=1000 * seed + 7),
         options=options or {},
+        sizes=draw(batch, rows, seed=1000 * seed + 5).abs().ceil(),
     )

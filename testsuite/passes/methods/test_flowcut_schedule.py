@@ -4,9 +4,12 @@ from math import isqrt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from testsuite.passes.analysed import analysed
 
-from tokopt.passes.methods.flowcut_schedule import schedule
-from tokopt.passes.methods.method import Setting
+from tokopt.passes.fit import fit
+from tokopt.passes.methods.flowcut_schedule import schedule, tower_rows
+from tokopt.passes.methods.method import Placement, Setting
+from tokopt.passes.methods.registry import find_method
 
 
 def pairs(setting: Setting) -> list[tuple[int, int]]:
@@ -123,3 +126,15 @@ def test_a_group_of_which_one_row_would_stay_stays_whole() -> None:
     entropies = [1.0] * 5 + [0.6] + [1.0] * 17
     found = pairs(Setting("vision", 23, 100, 20, group=4, entropies=tuple(entropies)))
     assert found == [(6, 88), (22, 20)]
+
+
+def test_the_published_pair_of_stacks_hands_on_twice_what_stays() -> None:
+    """LLaVA-NeXT: the tower keeps 2T, the decoder cuts to T in its second layer of 32."""
+    setting = Setting("decoder", 32, 2880, 320, consumer=True)
+    assert tower_rows(setting) == 640
+    assert schedule(setting) == (Placement(2, 320),)
+    assert tower_rows(Setting("decoder", 32, 576, 400)) == 576
+    found = fit(analysed("llava").facts, find_method("flowcut"), 0.3, options={"stacks": "both"})
+    stages = [(stage.site, stage.keep) for stage in found.plan.stages]
+    assert stages == [("vision:1", 33), ("vision:2", 18), ("decoder:1", 8)]
+    assert found.spent == Fraction(18 + 3 * 8, 144) and "not calibrated" in found.note

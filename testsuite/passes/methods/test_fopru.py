@@ -1,13 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from testsuite.passes.analysed import analysed
-from testsuite.passes.methods.drawn_taps import drawn_taps
+from testsuite.passes.families import checked, every_input, failures
+from testsuite.passes.methods.drawn_taps import PREFIX, drawn_taps
 from testsuite.passes.methods.kept_rows import kept_rows
 from testsuite.passes.methods.llava_attention import truth
 from testsuite.passes.methods.test_received import matrix
 
 from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.plan import Plan, Stage
+from tokopt.passes.fit import fit
 from tokopt.passes.methods.fopru import METHOD
 from tokopt.passes.methods.method import LayerTap, Setting, Taps
 
@@ -78,3 +83,33 @@ def test_kept_tokens_are_those_of_the_eager_attention() -> None:
     received = truth().tower[2].mean(1)[:, 1:, :].mean(1)
     allowed = taps.candidates.numpy()
     assert kept_rows(METHOD.score(taps).numpy(), allowed, 9) == kept_rows(received, allowed, 9)
+
+
+@pytest.mark.parametrize("scores", ["attention", "logits"])
+@pytest.mark.parametrize("keep", [6, 8, 12])
+def test_whole_lines_stay_and_the_best_of_the_next(keep: int, scores: str) -> None:
+    """12 candidates are 3 lines of 4."""
+    options = {"scores": scores, "strategy": "rows"}
+    taps = drawn_taps(keep=keep, options=options)
+    plain = METHOD.score(dataclasses.replace(taps, options={"scores": scores})).double().numpy()
+    found = kept_rows(METHOD.score(taps).numpy(), taps.candidates.numpy(), keep)
+    for item in range(2):
+        grid = plain[item, PREFIX:].reshape(3, 4)
+        order = sorted(range(3), key=lambda line: -grid[line].sum())
+        patches = [(line, p) for line in order for p in np.argsort(-grid[line], kind="stable")]
+        assert found[item] == sorted(PREFIX + 4 * line + p for line, p in patches[:keep])
+
+
+def test_lines_ask_for_a_grid_and_single_patches_do_not() -> None:
+    facts = analysed("qwen").facts
+    assert fit(facts, METHOD, 0.5).plan.stages
+    with pytest.raises(UnsupportedError, match="where in the image"):
+        fit(facts, METHOD, 0.5, options={"strategy": "rows"})
+    assert fit(facts, METHOD, 0.5, options={"strategy": "rows", "grid": "8x12"}).plan.stages
+
+
+def test_lines_pass_every_gate() -> None:
+    family = analysed("llava")
+    stage = Stage("vision:2", "fopru", 15, {"strategy": "rows"})
+    done = checked(family, Plan((stage,)))
+    assert failures(done, [every_input(family)[0]]) == ""

@@ -9,8 +9,9 @@ from testsuite.passes.methods.test_received import matrix
 from torch import Tensor
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.passes.methods.holov import METHOD, _quotas
+from tokopt.passes.methods.holov import METHOD
 from tokopt.passes.methods.method import Setting, Taps
+from tokopt.passes.methods.quota import quotas
 
 Options = dict[str, int | float | str]
 
@@ -106,7 +107,7 @@ def test_the_published_numbers_of_crops(count: int, keep: int, crops: int) -> No
 
 def test_shares_are_rounded_down_and_the_rest_goes_to_the_largest() -> None:
     weight = torch.tensor([[0.1, 0.45, 0.25, 0.2], [1.0, 1.0, 1.0, 1.0]])
-    assert _quotas(weight, 7).tolist() == [[0.0, 4.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0]]
+    assert quotas(weight, 7).tolist() == [[0.0, 4.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0]]
 
 
 @pytest.mark.parametrize("options", [{"crops": 0}, {"crops": "many"}, {"compat": "blog"}])

@@ -24,7 +24,19 @@ CASES = [
 ]
 WEIGHS_PAIRS = {"mmtok"}
 """Gains are sums over all rows for every token: nothing smaller than the square holds them."""
-READS_POSITION = {"random", "stride", "visionzip", "downsample", "vflowopt", "hiprune", "holov"}
+READS_POSITION = {
+    "stc",
+    "random",
+    "stride",
+    "visionzip",
+    "downsample",
+    "vflowopt",
+    "hiprune",
+    "holov",
+    "tome",
+    "hired",
+    "visiondrop",
+}
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""
 every_case = pytest.mark.parametrize(("name", "role", "relay"), CASES)
@@ -91,6 +103,7 @@ def take(taps: Taps, item: int) -> Taps:
         carried=None if taps.carried is None else taps.carried[one],
         text=None if taps.text is None else taps.text[one],
         entry=None if taps.entry is None else taps.entry[one],
+        sizes=None if taps.sizes is None else taps.sizes[one],
         places=None if taps.places is None else taps.places.seen(taps.places.table[one]),
         tower=None if taps.tower is None else _tower(taps, item, len(taps.hidden)),
     )

@@ -3,13 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from testsuite.passes.analysed import analysed
+from testsuite.passes.families import checked, every_input, failures, plan
 from testsuite.passes.methods.drawn_taps import drawn_taps
 from testsuite.passes.methods.kept_rows import kept_rows
 from testsuite.passes.methods.llava_attention import truth
 
 from tokopt.ir.errors import UnsupportedError
+from tokopt.passes import ahead
 from tokopt.passes.methods.method import Setting
 from tokopt.passes.methods.pdrop import METHOD
+from tokopt.passes.methods.registry import find_method
+from tokopt.passes.oracle.oracle import run_oracle
 
 
 def stages(layers: int, count: int, keep: int, group: int = 1) -> list[tuple[int, int]]:
@@ -58,6 +62,38 @@ def test_the_score_is_the_last_row_of_the_nearest_layer_averaged_over_heads() ->
             weights = np.exp(key[item, head // 2] @ query[item, head, 13] * layer.scale)
             expected += weights / weights.sum() / 4
         np.testing.assert_allclose(METHOD.score(taps)[item].numpy(), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_stage_reads_the_layer_behind_the_cut_as_the_library_computes_it(depth: int) -> None:
+    family = analysed("llava")
+    chosen = plan(f"decoder:{depth} pdrop 9")
+    found = run_oracle(family.facts, chosen, every_input(family)[0], find_method).stages[0]
+    expected = truth().decoder[depth][:, :, -1, :].mean(1)
+    inside = found.candidates.numpy()
+    np.testing.assert_allclose(found.raw.numpy()[inside], expected[inside], rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["llava_dynamic", "llava_explicit", "qwen"])
+def test_its_stages_pass_every_gate(name: str) -> None:
+    """Copies of the next layer read what earlier stages left, however attention is written."""
+    family = analysed(name)
+    done = checked(family, plan("decoder:1 pdrop 12, decoder:2 pdrop 8, decoder:3 pdrop 4"))
+    assert failures(done, [every_input(family)[-1]]) == ""
+
+
+def test_copies_that_read_a_wrong_stream_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seeded bug: the next layer's keys take the place of its queries."""
+    copied = ahead._copied
+
+    def wrong(work, wanted, value):  # type: ignore[no-untyped-def]
+        query, key, *rest = copied(work, wanted, value)
+        return [key, query, *rest]
+
+    monkeypatch.setattr(ahead, "_copied", wrong)
+    family = analysed("llava")
+    done = checked(family, plan("decoder:2 pdrop 9"))
+    assert "selection" in failures(done, [every_input(family)[0]])
 
 
 def test_a_site_with_no_layer_before_it_is_refused() -> None:

@@ -5,16 +5,26 @@ from testsuite.passes.methods.drawn_taps import drawn_taps
 from testsuite.passes.methods.test_fold_laws import chosen
 
 from tokopt.ir.errors import UnsupportedError
-from tokopt.passes.methods.method import Placement, Setting, Taps
+from tokopt.passes.methods.method import LayerTap, Placement, Setting, Taps
 from tokopt.passes.methods.visionzip import METHOD
 
 
-def reference(taps: Taps, dominant: int, contextual: int) -> tuple[list[list[int]], np.ndarray]:
-    """VisionZip with Python loops over one item at a time: kept rows, and their features."""
+def reference(
+    taps: Taps,
+    dominant: int,
+    contextual: int,
+    layer: LayerTap | None = None,
+    seen: np.ndarray | None = None,
+) -> tuple[list[list[int]], np.ndarray]:
+    """The rule with Python loops over one item at a time: kept rows, and their features.
+
+    ``seen``: the attention of each row, if not the class token's.
+    """
     kept, made = [], []
+    layer = layer or taps.layers[-1]
     for item in range(len(taps.hidden)):
-        attention = taps.layers[-1].row(0).numpy()[item].mean(0)
-        keys = taps.layers[-1].key.numpy()[item].mean(0).astype(float)
+        attention = layer.row(0).numpy()[item].mean(0) if seen is None else seen[item]
+        keys = layer.key.numpy()[item].mean(0).astype(float)
         hidden = taps.hidden.numpy()[item].astype(float)
         patches = [i for i in range(len(hidden)) if bool(taps.candidates[item, i])]
         order = sorted(patches, key=lambda i: -attention[i])

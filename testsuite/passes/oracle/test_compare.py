@@ -5,7 +5,7 @@ from torch import Tensor
 from tokopt.ir.plan import Stage
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection
 from tokopt.passes.oracle.oracle import OracleResult
-from tokopt.passes.oracle.placed import Choice
+from tokopt.passes.oracle.placed import Choice, Pool
 
 NAN = float("nan")
 
@@ -19,7 +19,9 @@ def result(keep: int, scores: list[float], group: int = 1) -> OracleResult:
     alive = ~values.isnan() & ~free
     alive[0, order[:keep]] = True
     table = torch.arange(1, 1 + (len(scores) - 1) // group * group).unflatten(0, (-1, group))
-    choice = Choice(Stage("s:1", "m", keep), table, alive, free, values, values, (keep,))
+    choice = Choice(
+        Stage("s:1", "m", keep), table, alive, free, values, values, ((Pool(free[0], keep),),)
+    )
     return OracleResult({}, (choice,))
 
 

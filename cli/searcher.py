@@ -1,0 +1,157 @@
+"""Searcher: a compile's search: its samples, its storage, its progress, and what is told of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokopt.cli.calibration import calibration
+from tokopt.cli.console import say, track
+from tokopt.ir.errors import InputError
+from tokopt.ir.facts import Facts
+from tokopt.ir.placeholders import Placeholders
+from tokopt.ir.plan import Stage
+from tokopt.passes.fit import Fitted
+from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.search.search import EFFORTS, Found, Search
+from tokopt.passes.search.study import Judged
+
+SEARCH = "search.json"
+"""The file of an artifact that lists what was judged, the best first."""
+WEAK = "the archive's example inputs are what plans are judged on: a few samples tell little"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks of a search; ``data`` None: the archive's example inputs."""
+
+    data: str | Path | None = None
+    effort: str = "default"
+    trials: int | None = None
+    storage: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``InputError`` for an effort that is none, or a number of trials below 0."""
+        if self.effort not in EFFORTS:
+            raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
+        if self.trials is not None and self.trials < 0:
+            raise InputError(f"{self.trials} trials", expected="0 or more")
+
+
+class Searcher:
+    """Searches of one compile, one for each budget, on the same samples.
+
+    The journal is ``journal`` unless a storage was asked for; it is taken up again where it is
+    there already, as behind a kill.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        wanted: Wanted,
+        examples: Mapping[str, Tensor],
+        placeholders: tuple[Placeholders, ...],
+        sha256: str,
+        journal: Path,
+        quiet: bool,
+    ) -> None:
+        self.facts, self.wanted, self.quiet = facts, wanted, quiet
+        self.sha256 = sha256
+        self.storage = wanted.storage if wanted.storage is not None else journal
+        self.weak = wanted.data is None
+        self.batches = (
+            [dict(examples)]
+            if wanted.data is None
+            else calibration(facts.exported, wanted.data, placeholders)
+        )
+        if self.weak and not quiet:
+            say(f"warning: {WEAK} (--calibration FILE)")
+        self.found: dict[str, Found] = {}
+
+    def fit(self, budget: float, seed: int) -> Fitted:
+        """Return the best plan found for a budget; Ctrl-C ends the search, not the compile."""
+        exact = Fraction(repr(float(budget)))
+        name = self._name(budget, seed)
+        search = Search(
+            self.facts, self.batches, exact, METHODS, seed=seed, storage=self.storage, name=name
+        )
+        effort = EFFORTS[self.wanted.effort].with_trials(self.wanted.trials)
+        if self.quiet:
+            found = search.run(effort)
+        else:
+            with track(f"search at {budget:g}", len(METHODS) + effort.trials) as advance:
+                found = search.run(effort, lambda done, _, best: advance(done, _told(best)))
+        if not found.whole and not self.quiet:
+            say("interrupted: going on with the best plan so far (Ctrl-C again ends the compile)")
+        self.found[f"{budget:g}"] = found
+        assert found.best.plan is not None
+        return Fitted(found.best.plan, self._note(found), exact)
+
+    def table(self) -> str:
+        """Return what was judged as JSON: by budget, the best first."""
+        return json.dumps({b: _as_data(found) for b, found in self.found.items()}, indent=1) + "\n"
+
+    def _name(self, budget: float, seed: int) -> str:
+        """Return a digest of everything that a judgement depends on."""
+        digest = hashlib.sha256()
+        for batch in self.batches:
+            for key in sorted(batch):
+                value = batch[key].detach().contiguous().cpu()
+                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        parts = (self.sha256, digest.hexdigest(), f"{budget:g}", seed, sorted(METHODS))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def _note(self, found: Found) -> str:
+        published = [j for j in found.judged if j.plan is not None and j.origin != "search"]
+        nearest = min(published, key=lambda j: j.values[found.measure], default=None)
+        told = f"{sum(j.plan is not None for j in found.judged)} plans judged by {found.measure}"
+        told += f": {found.best.values[found.measure]:.4g} by {found.best.origin}"
+        if nearest is not None and nearest is not found.best:
+            told += f", the best published {nearest.values[found.measure]:.4g} ({nearest.origin})"
+        told += "" if found.whole else "; interrupted"
+        return f"{told}; {WEAK}" if self.weak else told
+
+
+def _told(best: Judged | None) -> str:
+    if best is None:
+        return ""
+    distance = ", ".join(f"{name} {value:.3g}" for name, value in best.values.items())
+    return f"best so far: {distance} ({best.origin})"
+
+
+def _as_data(found: Found) -> dict[str, Any]:
+    fitting = [judged for judged in found.judged if judged.plan is not None]
+    fitting.sort(key=lambda judged: (judged.values[found.measure], judged.number))
+    refused = [judged for judged in found.judged if judged.plan is None]
+    return {
+        "measure": found.measure,
+        "whole": found.whole,
+        "judged": [
+            {
+                "trial": judged.number,
+                "origin": judged.origin,
+                **judged.values,
+                "stages": [_stage(stage) for stage in judged.plan.stages],
+            }
+            for judged in fitting
+            if judged.plan is not None
+        ],
+        "refused": [
+            {"trial": judged.number, "origin": judged.origin, "why": judged.why}
+            for judged in refused
+            if judged.origin != "search"
+        ],
+    }
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    return {"site": stage.site, "method": stage.method, "keep": stage.keep}

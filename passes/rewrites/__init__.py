@@ -1,0 +1,1 @@
+"""Published rewrites of attention that drop no rows, a file each."""

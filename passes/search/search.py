@@ -1,0 +1,217 @@
+"""Search: the plan of least distance from the original within a budget, among all that were judged.
+
+Every method of the library, at its published placement scaled to the budget, and every control is
+judged first: the plan found is never worse on the objective than any of them.  Then rounds of new
+plans, each judged exactly, by running it:
+
+    drawn at random, thousands of them, those that keep most flow (``flow.py``)
+    the best so far, with one or two choices drawn anew
+    what Optuna's sampler (TPE) expects to be good after all that was judged
+
+The same seed gives the same plan.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
+from tokopt.ir.facts import Facts
+from tokopt.ir.plan import Plan
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.fit import fit
+from tokopt.passes.methods.method import Method
+from tokopt.passes.observe import average_entropies, observe
+from tokopt.passes.search.draw import Choices, Draw, changed
+from tokopt.passes.search.flow import Flow
+from tokopt.passes.search.objective import DEFAULT, MEASURES, Measure, Objective
+from tokopt.passes.search.replay import Replay
+from tokopt.passes.search.space import Space
+from tokopt.passes.search.study import FREE, START, Judged, Study, derived
+
+BEST = 4
+"""So many of the best plans are changed."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """``trials``: plans judged exactly besides the published; ``draws``: plans screened a round.
+
+    ``fresh``: sites and methods a round may score for the first time.
+    """
+
+    trials: int
+    draws: int
+    fresh: int
+
+    def with_trials(self, trials: int | None) -> Effort:
+        """Return the same with another number of trials, where one is given."""
+        return self if trials is None else replace(self, trials=trials)
+
+
+EFFORTS: Mapping[str, Effort] = {
+    "quick": Effort(24, 500, 8),
+    "default": Effort(96, 2000, 24),
+    "thorough": Effort(384, 5000, 1000),
+}
+FLOWING, CHANGED, EXPECTED = 3, 3, 2
+"""Plans a round judges, by where they come from."""
+ATTEMPTS = 30
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best plan, and everything that was judged, by number; ``whole``: not interrupted."""
+
+    best: Judged
+    judged: tuple[Judged, ...]
+    measure: Measure
+    whole: bool = True
+
+
+Progress = Callable[[int, int, Judged | None], None]
+"""``(done, of how many, best so far)``, behind every trial."""
+
+
+class Search:
+    """A search on calibration ``batches`` for plans of one budget."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        batches: Sequence[Mapping[str, Tensor]],
+        budget: Fraction,
+        methods: Mapping[str, Method],
+        *,
+        seed: int = 0,
+        measure: Measure = DEFAULT,
+        storage: str | Path | None = None,
+        name: str = "search",
+    ) -> None:
+        self.facts, self.budget, self.methods = facts, budget, methods
+        self.seed, self.measure = seed, measure
+        seen = [observe(facts, batch) for batch in batches]
+        replay = Replay(facts.exported, batches)
+        self._entropies = average_entropies(seen)
+        self._objective = Objective(facts, replay, seen)
+        self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
+        self._space = Space(facts, methods, budget, seed)
+        self._study = Study(name, storage, list(methods), seed)
+        self._known = {self._text(j.plan): j for j in self._study.judged(MEASURES) if j.plan}
+
+    def run(self, effort: Effort, progress: Progress = lambda *_: None) -> Found:
+        """Judge plans until there are as many as ``effort`` asks for; Ctrl-C ends it early."""
+        total = len(self.methods) + effort.trials
+        whole = True
+        try:
+            while (done := len(self._judged())) < total:
+                if not self._study.waiting and done >= len(self.methods):
+                    self._propose(effort, done)
+                self._step()
+                progress(min(done + 1, total), total, self._best())
+        except KeyboardInterrupt:
+            whole = False
+        best = self._best()
+        if best is None:
+            if not whole:
+                raise KeyboardInterrupt
+            why = next((j.why for j in self._judged()), "no plan was tried")
+            raise BudgetError(f"no plan meets the budget {float(self.budget):g}: {why}")
+        return Found(best, tuple(self._judged()), self.measure, whole)
+
+    def _judged(self) -> list[Judged]:
+        return list(self._study.judged(MEASURES))
+
+    def _ranked(self) -> list[Judged]:
+        """Return what fits the budget, the best first; of equals the one judged first."""
+        fitting = [judged for judged in self._judged() if judged.plan is not None]
+        return sorted(fitting, key=lambda j: (j.values[self.measure], j.number))
+
+    def _best(self) -> Judged | None:
+        return next(iter(self._ranked()), None)
+
+    def _step(self) -> None:
+        trial = self._study.ask()
+        start = self._study.start(trial)
+        plan, why = None, "the choices do not fit together"
+        if start == FREE:
+            plan = self._space.draw(trial)
+        else:
+            try:
+                plan = fit(
+                    self.facts,
+                    self.methods[start],
+                    float(self.budget),
+                    self._entropies,
+                    seed=self.seed,
+                ).plan
+            except (UnsupportedError, BudgetError, InputError) as refusal:
+                why = str(refusal)
+        judged = Judged(trial.number, start, plan, {}, why)
+        if plan is not None:
+            judged = self._judge(judged, plan)
+        self._study.tell(trial, self.measure, judged)
+
+    def _judge(self, judged: Judged, plan: Plan) -> Judged:
+        text = self._text(plan)
+        if text in self._known:
+            return Judged(judged.number, judged.origin, plan, self._known[text].values)
+        try:
+            applied = apply_plan(self.facts.exported, plan, self.methods.__getitem__)
+            values = self._objective.distance(applied.exported)
+        except (UnsupportedError, InputError) as refusal:
+            return Judged(judged.number, judged.origin, None, {}, str(refusal))
+        self._known[text] = Judged(judged.number, judged.origin, plan, dict(values))
+        return self._known[text]
+
+    def _propose(self, effort: Effort, done: int) -> None:
+        """Queue the plans of a round."""
+        chance = random.Random(derived(self.seed, done))
+        for choices in [*self._flowing(effort, chance), *self._changed(chance)]:
+            self._study.propose({START: FREE, **choices})
+        for _ in range(EXPECTED):
+            self._study.propose_expected()
+
+    def _flowing(self, effort: Effort, chance: random.Random) -> list[Choices]:
+        fresh, seen = effort.fresh, set(self._known)
+        found: list[tuple[float, int, Choices]] = []
+        for number in range(effort.draws):
+            draw = Draw(chance)
+            plan = self._space.draw(draw)
+            if plan is None or self._text(plan) in seen:
+                continue
+            unknown = [stage for stage in plan.stages if not self._flow.knows(stage)]
+            if len(unknown) > fresh:
+                continue
+            seen.add(self._text(plan))
+            try:
+                kept = self._flow.retained(plan)
+            except (UnsupportedError, InputError):
+                continue
+            fresh -= len(unknown)
+            found.append((-kept, number, draw.choices))
+        return [choices for _, _, choices in sorted(found, key=lambda f: f[:2])[:FLOWING]]
+
+    def _changed(self, chance: random.Random) -> list[Choices]:
+        best = [
+            choices
+            for judged in self._ranked()
+            if judged.plan is not None and (choices := self._space.choices(judged.plan)) is not None
+        ][:BEST]
+        found: list[Choices] = []
+        for _ in range(ATTEMPTS if best else 0):
+            draw = Draw(chance, changed(chance.choice(best), chance))
+            plan = self._space.draw(draw)
+            if plan is not None and self._text(plan) not in self._known:
+                found.append(draw.choices)
+        return found[:CHANGED]
+
+    @staticmethod
+    def _text(plan: Plan) -> str:
+        return plan.to_toml()
