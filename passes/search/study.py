@@ -8,12 +8,14 @@ has.  The study's name is a digest of everything its values depend on, so a stor
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -45,6 +47,7 @@ class Study:
 
     def __init__(self, name: str, storage: str | Path | None, starts: Sequence[str], seed: int):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)  # PartialFixedSampler
         self.seed, self.starts = seed, (FREE, *starts)
         try:
             self._study = optuna.create_study(
