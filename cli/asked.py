@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from tokopt.ir.errors import InputError
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.passes.search.effort import EFFORTS
 from tokopt.targets.parts import part_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks of a search; ``data`` None: the archive's example inputs."""
+
+    data: str | Path | None = None
+    effort: str = "default"
+    trials: int | None = None
+    storage: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``InputError`` for an effort that is none, or a number of trials below 0."""
+        if self.effort not in EFFORTS:
+            raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
+        if self.trials is not None and self.trials < 0:
+            raise InputError(f"{self.trials} trials", expected="0 or more")
 
 
 def checked_budgets(budget: float | Sequence[float] | None) -> tuple[float, ...]:
@@ -22,6 +42,32 @@ def checked_budgets(budget: float | Sequence[float] | None) -> tuple[float, ...]
             expected="different ones, at least one",
         )
     return budgets
+
+
+SEARCH = "search.json"
+"""The file of an artifact that lists what a search judged, the best first."""
+
+
+def refuse_beside_search(given: Mapping[str, object]) -> None:
+    """Refuse what a search chooses itself; ``given`` is by option, None where it was not given."""
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"--{option} cannot be given with a search, which chooses it",
+                expected="--calibration, --effort and --trials with --budget alone",
+                hint=f"leave --{option} out, or leave out what asks for a search",
+            )
+
+
+def refuse_search(search: Wanted | None, source: str) -> None:
+    """Refuse a search for an archive of several programs."""
+    if search is not None:
+        raise UnsupportedError(
+            "a search for several programs",
+            where=source,
+            expected="an archive of one program",
+            hint="search on the prefill program alone, and give the plan it finds",
+        )
 
 
 def refuse_beside_plan(given: Mapping[str, object]) -> None:

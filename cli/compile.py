@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokopt.cli.verify import plain
 
 if TYPE_CHECKING:
+    from tokopt.cli.asked import Wanted
     from tokopt.cli.compiler import Compiled
     from tokopt.ir.plan import Quota
 
@@ -53,6 +54,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=("full", "kept", "last"),
         help="full: original shapes, dropped rows 0 (default); kept: rows that stayed; last: one",
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="PATH",
+        help="search for the best plan on these samples: safetensors laid out as for `tokopt eval` "
+        "(answers are not needed)",
+    )
+    parser.add_argument(
+        "--effort",
+        choices=("quick", "default", "thorough"),
+        help="how long to search; without --calibration, on the archive's example inputs",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="plans to judge by running them")
+    parser.add_argument(
+        "--search-storage",
+        metavar="FILE|URL",
+        help="where a search keeps what it judged: a journal file or a database "
+        "(sqlite:///search.db) that processes may share (default: beside the artifact)",
+    )
     parser.add_argument("--seed", type=int, help="seed of random selection (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -73,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         target=args.target,
         inputs=args.inputs,
         outputs=args.outputs,
+        search=search_of(args),
         seed=args.seed,
         quiet=False,
     )
@@ -83,6 +103,16 @@ def run(args: argparse.Namespace) -> int:
     if not compiled.ok and not args.json:
         require_ok(compiled)
     return 0 if compiled.ok else 1
+
+
+def search_of(args: argparse.Namespace) -> Wanted | None:
+    """Return the search that is asked for, None where none is."""
+    from tokopt.cli.asked import Wanted
+
+    asked = (args.calibration, args.effort, args.trials, args.search_storage)
+    if all(option is None for option in asked):
+        return None
+    return Wanted(args.calibration, args.effort or "default", args.trials, args.search_storage)
 
 
 def budgets(text: str) -> tuple[float, ...]:

@@ -16,7 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tokopt.cli.asked import checked_budgets, refuse_beside_plan
+from tokopt.cli.asked import (
+    SEARCH,
+    Wanted,
+    checked_budgets,
+    refuse_beside_plan,
+    refuse_beside_search,
+    refuse_search,
+)
 from tokopt.cli.buckets import (
     checked_buckets,
     judge_padding,
@@ -90,6 +97,7 @@ def compile(
     inputs: str | Path | Mapping[str, Tensor] | None = None,
     outputs: Outputs | None = None,
     seed: int | None = None,
+    search: Wanted | None = None,
     quiet: bool = True,
 ) -> Compiled:
     """Compile an exported model into an artifact folder.
@@ -105,12 +113,15 @@ def compile(
     a prompt keeps an equal share, see ``Stage``) belong to a budget: a plan holds its own.  Raises
     ``TokoptError`` for everything a user can mend; an artifact whose gates failed is written,
     marked, and returned with ``ok`` false.  ``output`` is a folder; ``model.tokopt`` for
-    ``model.pt2`` where none is given.
+    ``model.pt2`` where none is given.  ``search``: judge plans on samples and take the best for
+    each budget; without it, the default method's published placement.
     """
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
     if plan is not None:
         refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs, "quota": quota})
+    if search is not None:
+        refuse_beside_search({"plan": plan, "method": method, "quota": quota})
     budgets, buckets = checked_budgets(budget), checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
@@ -124,6 +135,7 @@ def compile(
         program = source if isinstance(source, Program) else load(source)
     if len(program.graphs) > 1:
         refuse_buckets(buckets, program.source)
+        refuse_search(search, program.source)
         whole = compile_separate(
             program,
             folder,
@@ -147,12 +159,23 @@ def compile(
             facts = analyse(normal)
             placeholders = find_placeholders(facts)
             check_merges(given, placeholders, inputs)
+        searcher = None
+        if search is not None:
+            with clock.stage("calibration"):
+                from tokopt.cli.searcher import Searcher  # Optuna takes a second to import
+
+                ground = (facts, search, given, placeholders, program.sha256)
+                searcher = Searcher(*ground, journal_of(folder), quiet)
         entropies: Entropies | None = None
         made: list[Candidate] = []
         for number in range(max(1, len(budgets))):
-            with clock.stage("plan"):
+            with clock.stage("plan" if searcher is None else "search"):
                 note, asked = "", plan.budget if plan is not None else budgets[number]
-                if plan is None:
+                if searcher is not None:
+                    fitted = searcher.fit(budgets[number], seed or 0)
+                    wanted = replace(fitted.plan, outputs=outputs or "full")
+                    note = fitted.note
+                elif plan is None:
                     entropies = entropies or observe(facts, given).entropies
                     fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
                     stages = with_quota(facts, fitted.plan, quota or "joint").stages
@@ -198,6 +221,8 @@ def compile(
                     run = (piece.program, piece.inputs, one.names, piece.part)
                     one.verdicts.extend(against_target(chosen, draft, one.checked, *run))
         verdicts = [verdict for one in made for verdict in one.verdicts]
+        if searcher is not None:
+            (draft / SEARCH).write_text(searcher.table(), encoding="utf-8")
         log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
         (draft / LOG).write_text(log, encoding="utf-8")
         first, *further = (one.recorded() for one in made)
@@ -221,6 +246,8 @@ def compile(
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )
+    if searcher is not None:
+        journal_of(folder).unlink(missing_ok=True)
     own, *others = (
         Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[one.part], one.note)
         for one in made
@@ -233,6 +260,11 @@ def default_folder(source: str | Path | Program) -> Path:
     name = source.source if isinstance(source, Program) else str(source)
     stem = Path(name).stem if not name.startswith("<") else "model"
     return Path(f"{stem}.tokopt")
+
+
+def journal_of(folder: Path) -> Path:
+    """Return the file beside an artifact's folder that a search goes on from if it is killed."""
+    return folder.with_name(f"{folder.name}.search.log")
 
 
 def require_ok(compiled: Compiled) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,37 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokopt.cli.asked import Wanted
 from tokopt.cli.calibration import calibration
 from tokopt.cli.console import say, track
-from tokopt.ir.errors import InputError
 from tokopt.ir.facts import Facts
 from tokopt.ir.placeholders import Placeholders
 from tokopt.ir.plan import Stage
+from tokopt.passes.budget import spent
 from tokopt.passes.fit import Fitted
 from tokopt.passes.methods.registry import METHODS
-from tokopt.passes.search.search import EFFORTS, Found, Search
+from tokopt.passes.search.effort import EFFORTS
+from tokopt.passes.search.search import Found, Search
 from tokopt.passes.search.study import Judged
 
-SEARCH = "search.json"
-"""The file of an artifact that lists what was judged, the best first."""
 WEAK = "the archive's example inputs are what plans are judged on: a few samples tell little"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a person asks of a search; ``data`` None: the archive's example inputs."""
-
-    data: str | Path | None = None
-    effort: str = "default"
-    trials: int | None = None
-    storage: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ``InputError`` for an effort that is none, or a number of trials below 0."""
-        if self.effort not in EFFORTS:
-            raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
-        if self.trials is not None and self.trials < 0:
-            raise InputError(f"{self.trials} trials", expected="0 or more")
 
 
 class Searcher:
@@ -93,7 +75,7 @@ class Searcher:
             say("interrupted: going on with the best plan so far (Ctrl-C again ends the compile)")
         self.found[f"{budget:g}"] = found
         assert found.best.plan is not None
-        return Fitted(found.best.plan, self._note(found), exact)
+        return Fitted(found.best.plan, self._note(found), spent(self.facts, found.best.plan))
 
     def table(self) -> str:
         """Return what was judged as JSON: by budget, the best first."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tokopt.passes.fit import fit
 from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import average_entropies, observe
 from tokopt.passes.search.draw import Choices, Draw, changed
+from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import DEFAULT, MEASURES, Measure, Objective
 from tokopt.passes.search.replay import Replay
@@ -39,27 +40,6 @@ BEST = 4
 """So many of the best plans are changed."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """``trials``: plans judged exactly besides the published; ``draws``: plans screened a round.
-
-    ``fresh``: sites and methods a round may score for the first time.
-    """
-
-    trials: int
-    draws: int
-    fresh: int
-
-    def with_trials(self, trials: int | None) -> Effort:
-        """Return the same with another number of trials, where one is given."""
-        return self if trials is None else replace(self, trials=trials)
-
-
-EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(24, 500, 8),
-    "default": Effort(96, 2000, 24),
-    "thorough": Effort(384, 5000, 1000),
-}
 FLOWING, CHANGED, EXPECTED = 3, 3, 2
 """Plans a round judges, by where they come from."""
 ATTEMPTS = 30

@@ -23,7 +23,7 @@ def draw(models: Mapping[str, dict[str, Any]], path: Path) -> None:
 
     size = (5.2 * len(models) + 2.2, 6.2)
     figure, panels = pyplot.subplots(
-        1, len(models), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        1, len(models), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     named = dict.fromkeys(name for data in models.values() for name in ranked(data["rows"]))
     looks = styles(list(named), pyplot.get_cmap("tab10"))
@@ -68,6 +68,6 @@ def panel(axes: Any, model: str, data: dict[str, Any], looks: dict[str, dict[str
     ticks = [5, 10, 25, 50]
     axes.set_xticks(ticks, [f"{tick} %" for tick in ticks], minor=False)
     axes.minorticks_off()
-    axes.set_ylim(0, 104)
+    axes.set_ylim(20, 102)  # a guess is right in 32 of 100
     axes.set_xlabel("visual tokens kept, mean over the decoder's layers")
     axes.spines[["top", "right"]].set_visible(False)
