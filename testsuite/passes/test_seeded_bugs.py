@@ -178,8 +178,8 @@ def test_the_first_item_s_rows_for_the_whole_batch(monkeypatch: pytest.MonkeyPat
 def test_the_neighbouring_layer_s_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     original = reading._layers
 
-    def earlier(work, operands, stack, depths, lead, state):  # type: ignore[no-untyped-def]
-        return original(work, operands, stack, depths[:-1], lead, state)
+    def earlier(work, operands, stack, depths, *rest):  # type: ignore[no-untyped-def]
+        return original(work, operands, stack, depths[:-1], *rest)
 
     monkeypatch.setattr(reading, "_layers", earlier)
     assert "selection" in failed("llava", ONE)
