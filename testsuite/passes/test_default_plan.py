@@ -15,8 +15,8 @@ def test_a_tower_with_class_token_and_a_decoder_get_vtc_cls_at_the_end() -> None
     assert chosen("llava", 0.25) == [("vtc_cls", "vision:end")]
 
 
-def test_a_windowed_tower_without_class_token_leaves_the_cut_to_the_decoder() -> None:
-    assert chosen("qwen", 0.5) == [("flowcut", "decoder:1")]
+def test_a_tower_without_class_token_is_cut_at_its_end_by_variety() -> None:
+    assert chosen("qwen", 0.5) == [("divprune", "vision:end")]
 
 
 def test_a_tower_alone_gets_flowcut_with_or_without_class_token() -> None:
