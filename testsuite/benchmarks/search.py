@@ -1,0 +1,177 @@
+"""The search against every method: PYTHONPATH=src:. python testsuite/benchmarks/search.py.
+
+Plans are searched on training pictures, then answer held-out questions through ONNX Runtime, beside
+the methods at the same budget (results/accuracy-MODEL.json, the same questions).  Also: how plans
+judged are ordered by the objective and by accuracy and by retained flow (Spearman), and how long a
+judgement takes, against a plain loop that rewrites and runs everything from the start.
+Writes results/search.{json,md}; whatever was measured is written at once.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from testsuite.benchmarks.accuracy import OUTPUT, RESULTS, TARGET, given, machine, results
+from testsuite.models.digits import samples
+from testsuite.models.family import FAMILIES
+
+import tokopt
+from tokopt.cli.eval import numbers
+from tokopt.cli.eval_accuracy import answers
+from tokopt.ir.facts import analyse
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.methods.registry import METHODS, find_method
+from tokopt.passes.normalize import normalize
+from tokopt.passes.search.effort import EFFORTS
+from tokopt.passes.search.objective import MEASURES
+from tokopt.passes.search.search import Found, Search
+from tokopt.passes.validate import run_program
+from tokopt.targets.manifest import versions
+
+BUDGETS = ("0.1", "0.25", "0.05")
+PLAIN = 5
+"""Plans that the plain loop is timed on."""
+
+
+def calibration(model: str, count: int) -> list[dict[str, torch.Tensor]]:
+    """Return training pictures and questions, as many at once as the model takes (at most 32)."""
+    family, drawn = FAMILIES[model], samples(0, count, "train")
+    size = min(32, family.batch)
+    return [family.inputs(drawn.part(at, at + size)) for at in range(0, count, size)]
+
+
+def searched(model: str, budget: str, count: int, held_out: int, trials: int) -> dict[str, Any]:
+    """Search, compile and evaluate at one budget."""
+    program, batches, original = given(model, held_out)
+    with torch.no_grad():
+        facts = analyse(normalize(program.main))
+        start = time.perf_counter()
+        search = Search(facts, calibration(model, count), Fraction(budget), METHODS)
+        found = search.run(EFFORTS["default"].with_trials(trials))
+        seconds = time.perf_counter() - start
+        plain = plain_seconds(search, found)
+        flows = [(j, search._flow.retained(j.plan)) for j in found.judged if may_flow(search, j)]
+    with TemporaryDirectory(prefix="tokopt-") as folder:
+        made = tokopt.compile(
+            program,
+            Path(folder, "build"),
+            plan=found.best.plan,
+            target=TARGET,
+            inputs=FAMILIES[model].inputs(samples(0, min(4, FAMILIES[model].batch), "train")),
+        )
+        told = answers(tokopt.load(made.folder), OUTPUT, batches)
+    judged = [j for j in found.judged if j.plan is not None]
+    best = found.best
+    assert best.plan is not None
+    return {
+        "model": model,
+        "budget": float(budget),
+        "samples": count,
+        "plan": [f"{s.method} at {s.site} keeps {s.keep}" for s in best.plan.stages],
+        "origin": best.origin,
+        "distance": dict(best.values),
+        "published": {j.origin: dict(j.values) for j in judged if j.origin != "search"},
+        "accuracy": numbers(told.accuracy()),
+        "same_answer_as_original": told.agreement(original).share,
+        "order": {m: order(model, budget, judged, m) for m in MEASURES},
+        "flow_to_distance": rank([f for _, f in flows], [-j.values["cosine"] for j, _ in flows]),
+        "judged": len(judged),
+        "seconds": round(seconds, 1),
+        "seconds_a_plan": round(seconds / max(len(judged), 1), 3),
+        "plain_loop_seconds_a_plan": round(plain, 3),
+    }
+
+
+def may_flow(search: Search, judged: Any) -> bool:
+    """Return whether a plan's flow is known without scoring anything anew."""
+    return judged.plan is not None and all(map(search._flow.knows, judged.plan.stages))
+
+
+def plain_seconds(search: Search, found: Found) -> float:
+    """Return what a plan takes to be rewritten and run whole, on all samples, on average."""
+    plans = [j.plan for j in found.judged if j.plan is not None][:PLAIN]
+    start = time.perf_counter()
+    for plan in plans:
+        exported = apply_plan(search.facts.exported, plan, find_method).exported
+        for inputs in search._objective.replay.batches:
+            run_program(search.facts.exported, inputs)
+            run_program(exported, inputs)
+    return (time.perf_counter() - start) / len(plans)
+
+
+def order(model: str, budget: str, judged: list[Any], measure: str) -> float | None:
+    """Return Spearman's correlation of nearness with the methods' accuracy at this budget."""
+    rows = json.loads(results(RESULTS, model).read_text())["rows"]
+    right = {
+        r["method"]: r["all"]["right"] for r in rows if r["budget"] == float(budget) and "all" in r
+    }
+    pairs = [(-j.values[measure], right[j.origin]) for j in judged if j.origin in right]
+    return rank([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def rank(first: list[float], second: list[float]) -> float | None:
+    """Return Spearman's correlation, None for fewer than five."""
+    return round(float(spearmanr(first, second)[0]), 3) if len(first) > 4 else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| model | budget | plan found | accuracy | best method | plans | s a plan (plain loop) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        known = json.loads(results(RESULTS, row["model"]).read_text())["rows"]
+        same = [r for r in known if r["budget"] == row["budget"] and "all" in r]
+        best = max(same, key=lambda r: r["all"]["accuracy"])
+        lines.append(
+            f"| {row['model']} | {row['budget']} | {'; '.join(row['plan'])} | "
+            f"{percent(row['accuracy'])} | {best['method']} {percent(best['all'])} | "
+            f"{row['judged']} | {row['seconds_a_plan']} ({row['plain_loop_seconds_a_plan']}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def percent(found: dict[str, float]) -> str:
+    """Return ``98.0 (96.4 to 98.9)``."""
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def main() -> None:
+    """Search everything that is asked for and write the results."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--models", default=",".join(FAMILIES))
+    flags.add_argument("--budgets", default=",".join(BUDGETS))
+    flags.add_argument("--samples", type=int, default=64, help="to search on")
+    flags.add_argument("--trials", type=int, default=EFFORTS["default"].trials)
+    args = flags.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for model in args.models.split(","):
+        held_out = json.loads(results(RESULTS, model).read_text())["samples"]
+        for budget in args.budgets.split(","):
+            rows.append(searched(model, budget, args.samples, held_out, args.trials))
+            print(table(rows[-1:]), file=sys.stderr, flush=True)
+            data = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "command": shlex.join(["python", "testsuite/benchmarks/search.py", *sys.argv[1:]]),
+                "machine": machine(),
+                "versions": versions(),
+                "rows": rows,
+            }
+            (RESULTS / "search.json").write_text(json.dumps(data, indent=1) + "\n")
+            (RESULTS / "search.md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()
