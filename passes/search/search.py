@@ -90,8 +90,14 @@ class Search:
         total = len(self.methods) + effort.trials
         whole = True
         try:
-            while (done := len(self._judged())) < total:
-                if not self._study.waiting and done >= len(self.methods):
+            while True:
+                done = len(self._judged())
+                missing = self._study.missing()
+                if done >= total and not missing:
+                    break
+                if not self._study.waiting and missing:
+                    self._study.propose_again(missing[0])
+                elif not self._study.waiting:
                     self._propose(effort, done)
                 self._step()
                 progress(min(done + 1, total), total, self._best())

@@ -66,6 +66,17 @@ class Study:
         """Queue choices, unless a trial has made the same."""
         self._study.enqueue_trial(dict(choices), skip_if_exists=True)
 
+    def propose_again(self, start: str) -> None:
+        """Queue a start once more: who took it may have been killed."""
+        self._study.enqueue_trial({START: start})
+
+    def missing(self) -> list[str]:
+        """Return the starts that nobody has judged yet."""
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        trials = self._study.get_trials(deepcopy=False, states=done)
+        judged = {trial.params.get(START) for trial in trials}
+        return [start for start in self.starts if start not in (FREE, *judged)]
+
     def propose_expected(self) -> None:
         """Queue a free trial whose choices Optuna's sampler makes."""
         self._study.enqueue_trial({START: FREE})

@@ -56,6 +56,14 @@ def test_the_same_seed_finds_the_same_and_a_killed_search_goes_on(
     assert again.best.plan == found.best.plan
 
 
+def test_a_method_whose_judge_was_killed_is_judged_again(found: Found, tmp_path: Path) -> None:
+    journal = tmp_path / "search.log"
+    killed = search(journal)
+    killed._study.start(killed._study.ask())  # taken, and never told
+    again = search(journal).run(Effort(0, SHORT.draws, SHORT.fresh))
+    assert sorted(j.origin for j in again.judged) == sorted(FEW)
+
+
 def test_two_processes_share_a_storage(tmp_path: Path, found: Found) -> None:
     """Two searches take turns on one journal: together they judge as many, and agree."""
     journal = tmp_path / "search.log"
