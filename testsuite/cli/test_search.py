@@ -1,0 +1,94 @@
+"""The command's search: samples in, a plan and a table out; bad samples are named before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from testsuite.passes.analysed import analysed
+from testsuite.passes.search.searched import FEW
+from torch import Tensor
+
+from tokopt.cli import searcher
+from tokopt.cli.asked import SEARCH, Wanted
+from tokopt.cli.compiler import Compiled, compile, journal_of
+from tokopt.cli.main import main
+from tokopt.ir.errors import InputError
+from tokopt.ir.plan import Plan
+from tokopt.ir.program import Program
+
+
+def program() -> Program:
+    return Program({"forward": analysed("llava").sample.exported})
+
+
+def samples() -> dict[str, Tensor]:
+    family = analysed("llava")
+    return family.named(family.sample.all_inputs[0])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    folder = tmp_path_factory.mktemp("search")
+    save_file(samples(), folder / "samples.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searcher, "METHODS", FEW)
+        wanted = Wanted(folder / "samples.safetensors", trials=2)
+        return compile(program(), folder / "build", budget=0.25, target="eager", search=wanted)
+
+
+def test_the_plan_is_the_best_of_the_table_and_every_gate_passed(made: Compiled) -> None:
+    assert made.ok and made.budget.total <= 0.25
+    told = json.loads((made.folder / SEARCH).read_text())["0.25"]
+    distances = [row[told["measure"]] for row in told["judged"]]
+    assert distances == sorted(distances) and told["whole"]
+    assert {row["origin"] for row in told["judged"]} >= {"random", "stride", "vtc_cls"}
+    stages = [{"site": s.site, "method": s.method, "keep": s.keep} for s in made.plan.stages]
+    assert told["judged"][0]["stages"] == stages
+    assert Plan.from_toml((made.folder / "plan.toml").read_text()).stages == made.plan.stages
+    assert "plans judged by" in made.note
+
+
+def test_the_journal_is_gone_once_the_artifact_is_there(made: Compiled) -> None:
+    assert not journal_of(made.folder).exists()
+    assert SEARCH in made.manifest.files
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"data": "nowhere.safetensors"}, "nowhere"),
+        ({"data": "nan.safetensors"}, "NaN"),
+        ({"data": "short.safetensors"}, "pixel_values"),
+        ({"data": "images.safetensors"}, "placeholder"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused_before_the_search(
+    wanted: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = samples()
+    pixels = next(name for name, value in given.items() if value.is_floating_point())
+    ids = next(name for name in given if name != pixels)
+    save_file({**given, pixels: torch.full_like(given[pixels], torch.nan)}, "nan.safetensors")
+    save_file({ids: given[ids]}, "short.safetensors")
+    save_file({**given, ids: torch.zeros_like(given[ids])}, "images.safetensors")
+    with pytest.raises(InputError, match=message):
+        compile(program(), "build", budget=0.25, target="eager", search=Wanted(**wanted))
+    assert not Path("build").exists() and not journal_of(Path("build")).exists()
+
+
+def test_what_a_search_chooses_is_not_given_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        ["compile", "model.pt2", "--budget", "0.1", "--effort", "quick", "--method", "random"]
+    )
+    assert code == 2 and "--method cannot be given with a search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", [{"effort": "huge"}, {"trials": -1}])
+def test_an_effort_that_is_none_is_refused(wanted: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        Wanted(**wanted)  # type: ignore[arg-type]
