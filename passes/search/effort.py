@@ -23,7 +23,7 @@ class Effort:
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(24, 500, 8),
-    "default": Effort(96, 2000, 24),
-    "thorough": Effort(384, 5000, 1000),
+    "quick": Effort(24, 200, 2),
+    "default": Effort(96, 500, 4),
+    "thorough": Effort(384, 2000, 16),
 }
