@@ -22,11 +22,16 @@ def before_decoder(setting: Setting) -> tuple[Placement, ...]:
     return (Placement(0 if setting.consumer else setting.layers, setting.keep),)
 
 
+def scaled(setting: Setting, layer: int, of: int) -> int:
+    """Return where published layer ``layer`` of ``of`` is in a stack, behind one layer at least."""
+    return max(1, round(layer * setting.layers / of))
+
+
 def entering(layer: int, of: int) -> Callable[[Setting], tuple[Placement, ...]]:
     """One stage entering layer ``layer`` of ``of``."""
 
     def schedule(setting: Setting) -> tuple[Placement, ...]:
-        return (Placement(max(1, round(layer * setting.layers / of)), setting.keep),)
+        return (Placement(scaled(setting, layer, of), setting.keep),)
 
     return schedule
 

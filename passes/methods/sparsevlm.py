@@ -30,7 +30,7 @@ from tokopt.passes.methods.fold import first_rows, mean_of_assigned, rows_at, st
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
-from tokopt.passes.methods.schedules import between, staged
+from tokopt.passes.methods.schedules import between, scaled, staged
 
 ENTERING, LAYERS = (3, 7, 16), 32
 TOTALS = ((0, 0, 0), (82, 32, 18), (312, 117, 39), (312, 204, 113), (576, 576, 576))
@@ -123,7 +123,7 @@ def schedule(setting: Setting) -> tuple[Placement, ...]:
     """Three stages whose totals lie between the published lists."""
     scale = setting.count / TOTALS[-1][2]
     totals = between(TOTALS, 2, setting.keep / scale)
-    depths = (max(1, round(entering * setting.layers / LAYERS)) for entering in ENTERING)
+    depths = (scaled(setting, entering, LAYERS) for entering in ENTERING)
     return staged(setting, depths, (round(total * scale) for total in totals))
 
 

@@ -31,7 +31,7 @@ from tokopt.passes.methods.fold import first_rows
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.rows import LOWEST, TINY, several, share
-from tokopt.passes.methods.schedules import between, staged
+from tokopt.passes.methods.schedules import between, scaled, staged
 
 ENTERING, LAYERS = (7, 9, 12), 32
 SHARES = ((0.0, 0.0, 0.0), (0.875, 0.625, 0.125), (1.0, 1.0, 1.0))
@@ -78,7 +78,7 @@ def _attention(taps: Taps) -> Tensor:
 def schedule(setting: Setting) -> tuple[Placement, ...]:
     """Three stages, on lines between the released shares, none and all."""
     shares = between(SHARES, 2, setting.keep / setting.count)
-    depths = (max(1, round(entering * setting.layers / LAYERS)) for entering in ENTERING)
+    depths = (scaled(setting, entering, LAYERS) for entering in ENTERING)
     rows = (round(part * setting.count / setting.group) * setting.group for part in shares)
     return staged(setting, depths, rows)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.methods.method import LayerTap, TowerTap
-from tokopt.passes.methods.rows import dot, several, top_share
+from tokopt.passes.methods.rows import at_row, dot, several, top_share
 from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite
 
 LOCAL = 4
@@ -50,9 +50,7 @@ def attend(taps: Attended) -> Tensor:
     """Return the last row's attention with raised logits, ``[B, H, 1, N]``."""
     assert taps.marks is not None
     before = several(taps.layer, taps.at)
-    query = taps.layer.query
-    index = taps.at.unsqueeze(1).unsqueeze(-1).expand(-1, query.shape[1], -1, query.shape[3])
-    logits = dot(query.gather(2, index).squeeze(2), taps.layer.key) * taps.layer.scale
+    logits = dot(at_row(taps.layer.query, taps.at), taps.layer.key) * taps.layer.scale
     raised = (taps.marks.unsqueeze(1) * logits.abs()).unsqueeze(2)
     return torch.softmax(before.log() + raised, dim=-1)
 

@@ -49,6 +49,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=ExperimentalWarning)  # PartialFixedSampler
         self.seed, self.starts = seed, (FREE, *starts)
+        self._read: dict[int, Judged] = {}
         try:
             self._study = optuna.create_study(
                 storage=_storage(storage), study_name=name, load_if_exists=True
@@ -112,7 +113,9 @@ class Study:
         """Yield what was judged, by number."""
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         for trial in self._study.get_trials(deepcopy=False, states=done):
-            yield _judged(trial, measures)
+            if trial.number not in self._read:  # what was judged does not change
+                self._read[trial.number] = _judged(trial, measures)
+            yield self._read[trial.number]
 
 
 def derived(*parts: object) -> int:
