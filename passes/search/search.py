@@ -31,7 +31,7 @@ from tokopt.passes.observe import average_entropies, observe
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
-from tokopt.passes.search.objective import DEFAULT, MEASURES, Measure, Objective
+from tokopt.passes.search.objective import DEFAULT, Measure, Objective
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.search.space import Space
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
@@ -83,7 +83,7 @@ class Search:
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed)
         self._study = Study(name, storage, list(methods), seed)
-        self._known = {self._text(j.plan): j for j in self._study.judged(MEASURES) if j.plan}
+        self._known = {self._text(j.plan): j for j in self._study.judged() if j.plan}
 
     def run(self, effort: Effort, progress: Progress = lambda *_: None) -> Found:
         """Judge plans until there are as many as ``effort`` asks for; Ctrl-C ends it early."""
@@ -112,7 +112,7 @@ class Search:
         return Found(best, tuple(self._judged()), self.measure, whole)
 
     def _judged(self) -> list[Judged]:
-        return list(self._study.judged(MEASURES))
+        return list(self._study.judged())
 
     def _ranked(self) -> list[Judged]:
         """Return what fits the budget, the best first; of equals the one judged first."""

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tokopt.ir.errors import InputError
 from tokopt.ir.plan import Plan
+from tokopt.passes.search.objective import MEASURES
 
 START, FREE = "start", "free"
 PLAN, WHY = "plan", "why"
@@ -109,12 +110,12 @@ class Study:
             trial.set_user_attr(name, value)
         self._study.tell(trial, judged.values[measure])
 
-    def judged(self, measures: Sequence[str]) -> Iterator[Judged]:
+    def judged(self) -> Iterator[Judged]:
         """Yield what was judged, by number."""
         done = (TrialState.COMPLETE, TrialState.PRUNED)
         for trial in self._study.get_trials(deepcopy=False, states=done):
             if trial.number not in self._read:  # what was judged does not change
-                self._read[trial.number] = _judged(trial, measures)
+                self._read[trial.number] = _judged(trial)
             yield self._read[trial.number]
 
 
@@ -124,11 +125,13 @@ def derived(*parts: object) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def _judged(trial: FrozenTrial, measures: Sequence[str]) -> Judged:
+def _judged(trial: FrozenTrial) -> Judged:
     origin = trial.params.get(START, FREE)
     text = trial.user_attrs.get(PLAN)
     plan = None if text is None else Plan.from_toml(text, f"trial {trial.number}")
-    values = {name: trial.user_attrs[name] for name in measures if name in trial.user_attrs}
+    values: dict[str, float] = {
+        name: trial.user_attrs[name] for name in MEASURES if name in trial.user_attrs
+    }
     shown = "search" if origin == FREE else str(origin)
     return Judged(trial.number, shown, plan, values, trial.user_attrs.get(WHY, ""))
 
