@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from testsuite.models.family import FAMILIES
 import tokopt
 from tokopt.cli.compiler import Compiled, require_ok
 from tokopt.cli.eval import numbers
-from tokopt.cli.eval_accuracy import Accuracy, Answers, answers
+from tokopt.cli.eval_accuracy import Accuracy, Answers, Run, answers
 from tokopt.cli.eval_batch import Batch
 from tokopt.cli.evaluator import original_runner
 from tokopt.ir.errors import BudgetError, GateError, InputError, UnsupportedError
@@ -102,6 +102,17 @@ def compiled(
     raise AssertionError("unreachable: the last name returns or raises")
 
 
+def alone(folder: Path) -> Run:
+    """Return what runs an artifact: a sample is no sequel of the one before."""
+    artifact = tokopt.load(folder)
+
+    def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        artifact.reset()
+        return artifact(inputs)
+
+    return run
+
+
 def row(model: str, count: int, method: str, budget: float) -> dict[str, Any]:
     """Compile and evaluate one method at one budget; ``refused`` says why where it cannot be."""
     program, batches, original = given(model, count)
@@ -114,7 +125,7 @@ def row(model: str, count: int, method: str, budget: float) -> dict[str, Any]:
             except (BudgetError, UnsupportedError, GateError) as refusal:
                 return {**said, "refused": refusal.what}
             made.append(one)
-            found.append(answers(tokopt.load(one.folder), OUTPUT, batches))
+            found.append(answers(alone(one.folder), OUTPUT, batches))
     same = sum(one.agreement(original).share for one in found) / len(found)
     return {
         **said,
@@ -153,14 +164,15 @@ def main() -> None:
     flags.add_argument("--out", type=Path, default=RESULTS)
     flags.add_argument("--models", default=",".join(FAMILIES))
     flags.add_argument("--methods", default=",".join(sorted(METHODS, key=control)))
+    flags.add_argument("--budgets", type=budgets, default=ORDER)
     flags.add_argument("--jobs", type=int, default=1, help="processes side by side")
-    flags.add_argument("--add", action="store_true", help="keep what was measured of other methods")
+    flags.add_argument("--add", action="store_true", help="keep what else was measured")
     args = flags.parse_args()
     start, models, methods = time.perf_counter(), args.models.split(","), args.methods.split(",")
-    cells = [(model, args.samples, m, b) for model in models for b in ORDER for m in methods]
+    cells = [(model, args.samples, m, b) for model in models for b in args.budgets for m in methods]
     rows: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
     if args.add:
-        rows = {model: kept(args.out, model, methods, args.samples) for model in models}
+        rows = {model: kept(args, model, methods) for model in models}
     args.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.jobs) as pool:
         for found in pool.map(row, *zip(*cells, strict=True)):
@@ -172,12 +184,18 @@ def main() -> None:
     print((args.out / "accuracy.md").read_text())
 
 
-def kept(folder: Path, model: str, methods: Sequence[str], samples: int) -> list[dict[str, Any]]:
-    """Return what the file of a model says of methods that are not measured again."""
-    data = json.loads(results(folder, model).read_text())
-    if data["samples"] != samples or data["model_sha256"] != load(archive(model)).sha256:
+def kept(args: argparse.Namespace, model: str, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what the file of a model says of what is not measured again."""
+    data = json.loads(results(args.out, model).read_text())
+    if data["samples"] != args.samples or data["model_sha256"] != load(archive(model)).sha256:
         raise SystemExit(f"{model} was measured on {data['samples']} samples, or was another")
-    return [row for row in data["rows"] if row["method"] not in methods]
+    again = {(method, budget) for method in methods for budget in args.budgets}
+    return [row for row in data["rows"] if (row["method"], row["budget"]) not in again]
+
+
+def budgets(text: str) -> tuple[float, ...]:
+    """Return the numbers of ``0.5,0.05``."""
+    return tuple(float(number) for number in text.split(","))
 
 
 def results(folder: Path, model: str) -> Path:
