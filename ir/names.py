@@ -8,6 +8,7 @@ names, or with ``anonymous`` only kind and position (``%parameter_3``).
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
@@ -58,6 +59,18 @@ class Names:
             self._nodes[node] = name
         for node in calls:
             self._nodes[node] = _numbered(_base(node), counts, taken)
+
+    def within(self, body: fx.Graph) -> Names:
+        """Return the names in the body of a loop: its own values, this graph's symbols."""
+        inner = copy.copy(self)
+        inner._nodes, inner.specs = {}, {}
+        counts, taken = Counter[str](), set[str]()
+        for node in body.nodes:
+            for size in sizes_of(node.meta.get("val")):
+                self._learn(length_of(size))
+            base = "given" if node.op == "placeholder" else _base(node)
+            inner._nodes[node] = _numbered(base, counts, taken)
+        return inner
 
     def node(self, node: fx.Node) -> str:
         """Return ``%name`` of a value; names with odd characters are quoted."""

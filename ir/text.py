@@ -11,7 +11,7 @@
       return %linear_16
     }
 
-Equal programs print equally whatever torch numbered their nodes (``names.py``).  With ``anonymous``
+A loop's body stands in front of the loop, in braces.  Equal programs print equally whatever torch numbered their nodes (``names.py``).  With ``anonymous``
 the print does not depend on the names of modules, parameters and inputs either: they are printed
 by kind and position.  Module paths and stack traces are never printed.
 """
@@ -50,11 +50,37 @@ def print_graph(exported: ExportedProgram, name: str = "model", *, anonymous: bo
         if symbol in exported.range_constraints:
             known = exported.range_constraints[symbol]
             lines.append(f"  {printed} in [{known.lower}, {known.upper}]")
-    lines += [
-        f"  {print_node(node, names)}" for node in exported.graph.nodes if node.op != "output"
-    ]
+    for node in exported.graph.nodes:
+        body = body_of(node)
+        lines += _body(node, body, names) if body is not None else []
+        if node.op != "output" and body is None:
+            lines.append(f"  {print_node(node, names)}")
     lines += [f"  {line}" for line in _results(exported, names, anonymous)]
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def body_of(node: fx.Node) -> fx.Graph | None:
+    """Return the graph that a node stands for: the body of a loop; None for other nodes."""
+    if node.op != "get_attr":
+        return None
+    held = getattr(node.graph.owning_module, str(node.target), None)
+    return held.graph if isinstance(held, fx.GraphModule) else None
+
+
+def _body(node: fx.Node, body: fx.Graph, names: Names) -> list[str]:
+    """Return the lines of a loop's body, two deeper than its graph."""
+    inner = names.within(body)
+    lines = [f"  {names.node(node)} = body {{"]
+    for own in body.nodes:
+        if own.op == "output":
+            (value,) = own.args
+            values = value if isinstance(value, (list, tuple)) else (value,)
+            lines.append(f"    return {', '.join(_argument(v, inner) for v in values)}")
+        elif (deeper := body_of(own)) is not None:
+            lines += [f"  {line}" for line in _body(own, deeper, inner)]
+        else:
+            lines.append(f"    {print_node(own, inner)}")
+    return [*lines, "  }"]
 
 
 def print_node(node: fx.Node, names: Names) -> str:

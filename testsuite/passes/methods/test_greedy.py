@@ -1,7 +1,7 @@
 """The loop: what every greedy method gets from it, and that it goes where programs go."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram, export
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
+from tokopt.ir.text import print_graph
 from tokopt.passes.methods.greedy import greedy
 from tokopt.passes.methods.method import Taps
 from tokopt.passes.methods.registry import METHODS
@@ -135,6 +136,20 @@ def test_no_step_asks_for_a_free_size(program: ExportedProgram) -> None:
     assert len(bodies) == len(GREEDY) + 1
     asked = [n for body in bodies for n in body.graph.nodes if "sym_" in str(n.target)]
     assert not asked
+
+
+def test_a_loop_is_printed_with_its_body(
+    single: ExportedProgram, check: Callable[[str], None]
+) -> None:
+    """
+    CHECK: %get_attr_1 = body {
+    CHECK-NEXT: %given_0 : i64[] = input
+    CHECK: %argmax_0 : i64[s0, 1] = aten.argmax(
+    CHECK: return %add_0, %where_0,
+    CHECK-NEXT: }
+    CHECK-NEXT: %scan_1 : {{.*}} = torch.ops.higher_order.scan(%get_attr_1,
+    """
+    check(print_graph(single))
 
 
 def test_a_loop_comes_back_from_a_file(single: ExportedProgram, tmp_path: Path) -> None:
