@@ -11,9 +11,10 @@
       return %linear_16
     }
 
-A loop's body stands in front of the loop, in braces.  Equal programs print equally whatever torch numbered their nodes (``names.py``).  With ``anonymous``
-the print does not depend on the names of modules, parameters and inputs either: they are printed
-by kind and position.  Module paths and stack traces are never printed.
+A loop's body stands in front of the loop, in braces.  Equal programs print equally whatever torch
+numbered their nodes (``names.py``).  With ``anonymous`` the print does not depend on the names of
+modules, parameters and inputs either: they are printed by kind and position.  Module
+paths and stack traces are never printed.
 """
 
 from __future__ import annotations

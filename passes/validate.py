@@ -172,7 +172,7 @@ def judge(
         yield Verdict("oracle", False, chose, message="not compared: groups were torn apart")
         return
     if not same:  # near-ties: judge the outputs on the choices that were made
-        oracle = run_oracle(checked.facts, checked.plan, inputs, checked.methods, alive)
+        oracle = run_oracle(checked.facts, checked.plan, inputs, checked.methods, alive, tie)
     lines = compare_selection(oracle, alive, tie)
     yield Verdict("selection", not lines, chose, message="; ".join(lines[:3]))
     names = list(oracle.outputs)

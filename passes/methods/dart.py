@@ -30,7 +30,7 @@ from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.greedy import greedy, group_means, products, unit_rows
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.question import question_rows
-from tokopt.passes.methods.rows import LOWEST
+from tokopt.passes.methods.rows import LOWEST, TINY
 from tokopt.passes.methods.schedules import entering
 
 ENTERING, LAYERS = 2, 32
@@ -43,7 +43,8 @@ def score(taps: Taps) -> Tensor:
     rows, steps = unit_rows(taps), taps.keep // taps.group
     size = taps.want_layers("dart")[-1].key.float().abs().sum((1, 3))
     text = _largest(size, question_rows(taps, "dart"))
-    given = (rows, group_means(taps, size.unsqueeze(-1)).squeeze(-1), text)
+    size = group_means(taps, size.unsqueeze(-1)).squeeze(-1)
+    given = (rows, size / size.amax(1, keepdim=True).clamp_min(TINY), text)  # no more than cosines
     visual = torch.zeros_like(text[:, : min(PIVOTS, steps)])
     own, pivots = visual.shape[1], visual.shape[1] + PIVOTS
     taken = max(1, steps - own)

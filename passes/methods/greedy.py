@@ -36,6 +36,8 @@ def greedy(
     equals), and with it all rows of its group.  Rows that are no candidates have -1.  ``state`` is
     carried from step to step, ``given`` is the same in all; the functions must use no other tensor.
     """
+    if taps.followed is not None:
+        return _following(taps, gain, update, state, given)
     steps = taps.keep // taps.group
     order = torch.where(taps.candidates, 0.0, -1.0)
     held = len(state)
@@ -50,6 +52,34 @@ def greedy(
 
     counted = torch.arange(steps, device=order.device)
     return loop(step, [order, *state], counted, [group_of(taps), *given])[0]
+
+
+def _following(
+    taps: Taps, gain: Gain, update: Update, state: Sequence[Tensor], given: Sequence[Tensor]
+) -> Tensor:
+    """Return the order of choice that goes the way of ``taps.followed`` where gains are as good.
+
+    At each step the best of the rows followed is chosen if no row is better by more than ``tie`` of
+    the largest gain so far (gains are differences of values that large); else the best of all.  So
+    another choice than the own is reached by near-ties alone.  Never traced.
+    """
+    assert taps.followed is not None
+    steps, unit = taps.keep // taps.group, group_of(taps)
+    order = torch.where(taps.candidates, 0.0, -1.0)
+    largest = torch.zeros_like(order[:, :1])
+    for number in range(steps):
+        gains = gain(state, given).masked_fill(order != 0, LOWEST)
+        known = torch.where(gains > LOWEST, gains.abs(), 0.0).amax(1, keepdim=True)
+        largest = torch.maximum(largest, known)
+        best, chosen = gains.amax(1, keepdim=True), gains.argmax(1, keepdim=True)
+        theirs = gains.masked_fill(~taps.followed, LOWEST)
+        near = theirs.amax(1, keepdim=True)
+        as_good = (near > LOWEST) & (best - near <= taps.tie * largest)
+        chosen = torch.where(as_good, theirs.argmax(1, keepdim=True), chosen)
+        taken = (unit == unit.gather(1, chosen)) & (order == 0)
+        order = torch.where(taken, float(steps - number), order)
+        state = update(state, given, chosen)
+    return order
 
 
 def loop(

@@ -117,6 +117,8 @@ class Taps:
     rows; None: the candidates are all there are.  ``state`` is what the method kept of earlier
     calls, by name (``Method.state``); without entry: nothing yet.  ``sizes`` is how many original
     rows each row stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
+    ``followed``: rows that someone else chose, bool ``[B, N]``; a greedy choice then goes their way
+    where its gains are nearer than ``tie``, relative to the largest so far.  None: its own way.
     """
 
     layers: Sequence[LayerTap]
@@ -140,6 +142,8 @@ class Taps:
     numbers: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
     sizes: Tensor | None = None
+    followed: Tensor | None = None
+    tie: float = 0.0
 
     def want_sizes(self) -> Tensor:
         """Return how many rows each row stands for; only a method that weighs them has that."""

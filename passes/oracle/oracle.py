@@ -62,12 +62,14 @@ def run_oracle(
     inputs: Mapping[str, Tensor],
     methods: Callable[[str], Method],
     forced: Sequence[Tensor] | None = None,
+    tie: float = 0.0,
 ) -> OracleResult:
     """Run a plan's masked oracle on the normalised program of ``facts``.
 
     ``inputs`` are the user inputs by name, and what stages remember of the call before; what they
     remember of this one is among the outputs.  ``forced``: per stage the rows to leave alive, bool
-    ``[B, N]``, instead of the oracle's own choice; scores are then those along the forced way.
+    ``[B, N]``, instead of the oracle's own choice; scores are then those along the forced way,
+    and greedy choices follow it where their gains are nearer than ``tie`` (see ``Taps.followed``).
     Raises ``InputError`` (inputs), ``GateError`` (the original itself computes NaN) and
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
@@ -82,7 +84,8 @@ def run_oracle(
     sizes = Sizes(facts.exported, values)
     reach = {p.site.name: facts.reach(p.site) for p in placed}
     where = places_of(facts, plan, methods)
-    stages = Stages(placed, facts.dims, sizes, plan.seed, forced, reach, plain.seen, where, state)
+    given = (sizes, plan.seed, forced, tie, reach, plain.seen, where, state)
+    stages = Stages(placed, facts.dims, *given)
     rewriting = Rewriting(asked_rewrites(facts, plan), facts.dims, sizes)
     watched = stages.watched | rewriting.watched
     around = {**stages.standing.around, **rewriting.around}

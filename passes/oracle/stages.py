@@ -43,6 +43,7 @@ class Stages:
         sizes: Sizes,
         seed: int,
         forced: Sequence[Tensor] | None,
+        tie: float,
         reach: Mapping[str, Tensor | None],
         original: Mapping[fx.Node, Any],
         places: Mapping[str, Places],
@@ -51,7 +52,7 @@ class Stages:
         if forced is not None and len(forced) != len(placed):
             raise InputError(f"{len(forced)} forced choices for {len(placed)} stages")
         self.placed, self.dims, self.sizes = placed, dims, sizes
-        self.seed, self.forced, self.reach = seed, forced, reach
+        self.seed, self.forced, self.tie, self.reach = seed, forced, tie, reach
         self.original, self.places = original, places
         self.state: Mapping[str, Tensor] = state
         self.kept: dict[str, Tensor] = {}
@@ -114,6 +115,9 @@ class Stages:
         if placed.feeder is not None:
             tower = tower_tap(placed.feeder, self.dims, self.seen, visual, taps.candidates, left)
             taps = replace(taps, tower=tower)
+        stay = None if self.forced is None else self._forced(index, alive)
+        if stay is not None and self.tie:
+            taps = replace(taps, followed=stay.gather(1, left), tie=self.tie)
         if placed.same is not None:
             known = self.choices[placed.same].passed
             taps = replace(taps, passed=None if known is None else known.gather(1, left))
@@ -124,13 +128,7 @@ class Stages:
             passed = torch.full(alive.shape, torch.nan).scatter(1, left, given)
         raw = raw.masked_fill(lost & alive, -torch.inf)
         scores = over_groups(raw, table).masked_fill(~alive, torch.nan)
-        if self.forced is None:
-            stay = choose_among(scores, pools, table)
-        else:
-            stay = self.forced[index].to(alive.device)
-            if tuple(stay.shape) != shape or stay.dtype != torch.bool:
-                raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
-        after = alive & stay
+        after = alive & (choose_among(scores, pools, table) if stay is None else stay)
         found = (table, after, candidates, scores, raw, pools, passed)
         self.choices[index] = Choice(placed.stage, *found)
         if placed.method.combine is not None:
@@ -146,6 +144,14 @@ class Stages:
             kept = placed.method.remember(taps, stay)
             self.kept.update({key: kept[name] for key, name in placed.remembers.items()})
         return rows.bury(value, ~after)
+
+    def _forced(self, index: int, alive: Tensor) -> Tensor:
+        """Return the rows that were chosen for a stage; ``InputError`` where they cannot be."""
+        assert self.forced is not None
+        stay, shape = self.forced[index].to(alive.device), tuple(alive.shape)
+        if tuple(stay.shape) != shape or stay.dtype != torch.bool:
+            raise InputError(f"forced choice {index}: {tuple(stay.shape)}", expected=f"{shape}")
+        return stay
 
     def _table(self, placed: PlacedStage, rows: StreamRows) -> Tensor:
         """Return the rows of each group, ``[groups, rows per group]``."""

@@ -52,6 +52,31 @@ def test_with_fewer_candidates_than_steps_all_are_chosen_and_nothing_else() -> N
     assert by_size(taps).tolist() == [[2.0, 3.0, -1.0, -1.0]]
 
 
+def following(taps: Taps, *rows: int, tie: float = 1e-5) -> Taps:
+    followed = torch.zeros_like(taps.candidates).index_fill(1, torch.tensor(rows), True)
+    return dataclasses.replace(taps, followed=followed, tie=tie)
+
+
+def test_another_choice_is_followed_where_gains_are_as_good_and_only_there() -> None:
+    taps = with_rows([[3.0], [9.0], [5.0], [5.00002], [1.0]], 2)
+    own = [[0.0, 2.0, 0.0, 1.0, 0.0]]
+    assert by_size(taps).tolist() == own
+    assert by_size(following(taps, 1, 2)).tolist() == [[0.0, 2.0, 1.0, 0.0, 0.0]]
+    assert by_size(following(taps, 1, 2, tie=1e-7)).tolist() == own
+    assert by_size(following(taps, 1, 0)).tolist() == own
+    assert by_size(following(taps, 0, 4)).tolist() == own
+
+
+@every_method
+def test_a_choice_that_is_no_near_tie_is_not_followed(name: str) -> None:
+    for seed in range(3):
+        taps = drawn_taps("decoder", seed=seed)
+        own = METHODS[name].score(taps)
+        for other in (own > 0, own <= 0, own < 2):
+            led = dataclasses.replace(taps, followed=other & taps.candidates, tie=1e-5)
+            assert torch.equal(METHODS[name].score(led), own)
+
+
 @every_method
 def test_only_candidates_are_chosen_and_as_many_as_asked(name: str) -> None:
     for keep in (1, 5, 8):
