@@ -191,7 +191,7 @@ def compile(
                 checked = Checked(facts, wanted, applied, find_method)
                 verdicts = list(validate(checked, [given]))
             with clock.stage("lower"):
-                final = decompose(applied.exported)
+                final = decompose(applied.exported, keep=chosen.native)
             part = part_of(budgets[number]) if number else FIRST
             names = output_names(exported, len(wanted.stages))
             names += [one.output for one in applied.memory]
@@ -206,7 +206,7 @@ def compile(
             made.append(Candidate(part, asked, note, spent, work, *found))
         every = [piece for one in made for piece in one.pieces]
         main = program.main_name if len(every) == 1 else MAIN_NAMES[0]
-        graphs = {program_name(main, piece.part): piece.program for piece in every}
+        graphs = {program_name(main, piece.part): decompose(piece.program) for piece in every}
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
             stored = save_program(Program(graphs), draft)
             for one in made:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,15 +102,19 @@ class Separate:
         exported = {name: self.program.graphs[name] for name in self.order}
         return [outer[p, own_name(o, exported[p])] for p, o in self.followers().places]
 
-    def parted(self, applied: Applied) -> tuple[dict[str, Part], Chain]:
-        """Return the rewritten programs, the dialect in plain aten, and how they run.
+    def parted(
+        self, applied: Applied, native: Collection[str] = ()
+    ) -> tuple[dict[str, Part], Chain]:
+        """Return the rewritten programs and how they run.
 
-        Raises ``UnsupportedError`` where a program behind the main one takes a constant length
-        that is no longer there.
+        The dialect is in plain aten, but for operators that are ``native`` to the target.  Raises
+        ``UnsupportedError`` where a program behind the main one takes a constant length that is no
+        longer there.
         """
         graphs, main = self.program.graphs, self.program.main_name
         traced = [f"{TRACE}{i}.{w}" for i in range(len(applied.trace)) for w in ("kept", "scores")]
-        parts, inner = part(decompose(applied.exported), graphs, self.links, main, traced)
+        rewritten = decompose(applied.exported, keep=native)
+        parts, inner = part(rewritten, graphs, self.links, main, traced)
         values = {
             name: dict(zip(p.outputs, _values(p.exported), strict=True))
             for name, p in parts.items()

@@ -25,6 +25,7 @@ from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
+from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
@@ -96,14 +97,15 @@ def compile_separate(
         with clock.stage("rewrite"):
             applied = apply_plan(separate.joined, plan, find_method)
             work = report_work(separate.joined, applied, own)
-            parts, chain = separate.parted(applied)
+            parts, chain = separate.parted(applied, target.native)
         with clock.stage("verify"):
             checked = Checked(facts, plan, applied, find_method)
             verdicts = [*validate(checked, [own])]
             verdicts += judge_parts(separate, checked, parts, chain, given)
         with clock.stage(f"lower to {target.name}"), redirect_stdout(io.StringIO()):
             lowered = {name: parts[name].exported for name in separate.order}
-            stored = save_program(Program(lowered), draft)
+            plain = {name: decompose(one) for name, one in lowered.items()}
+            stored = save_program(Program(plain), draft)
             for entry in chain.programs:
                 one = parts[entry.name]
                 target.lower(one.exported, draft, one.outputs, stored, entry.part)

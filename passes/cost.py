@@ -100,6 +100,8 @@ def _cost(node: fx.Node, sizes: Sizes) -> Cost:
     flops = 2 * macs_of(node, lambda n: shape_of(n, sizes)) or largest
     if name in SOFTMAXES:
         flops = SOFTMAX * largest
+    elif name == "attention_rows":
+        flops += SOFTMAX * sum(entries for entries, _, _ in out)
     elif name in SORTS:
         (entries, _, row), *_ = read
         flops = entries * ceil(log2(max(row, 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -14,13 +15,19 @@ from tokopt.ir.trace import fake_mode_of, splice
 from tokopt.passes.base import Pass, PassResult
 
 
-def decompose(exported: ExportedProgram) -> ExportedProgram:
-    """Return the program without ``tokopt::`` calls: it runs where tokopt is not installed."""
+def decompose(exported: ExportedProgram, keep: Collection[str] = ()) -> ExportedProgram:
+    """Return the program without ``tokopt::`` calls: it runs where tokopt is not installed.
+
+    Operators named in ``keep`` stay: those a target has kernels for.  A program that has no others
+    is returned as it is.
+    """
+    by_target = {op.overload: op for name, op in OPS.items() if name not in keep}
+    if not any(node.target in by_target for node in dialect_nodes(exported.graph)):
+        return exported
     graph = copy_graph(exported.graph)
     mode = fake_mode_of(graph)
-    by_target = {op.overload: op for op in OPS.values()}
     for node in list(graph.nodes):
-        if node.op == "call_function" and is_dialect(node):
+        if node.op == "call_function" and node.target in by_target:
             with graph.inserting_before(node):
                 result = splice(graph, by_target[node.target].reference, node.args, mode)
             node.replace_all_uses_with(result)
@@ -39,9 +46,9 @@ class Decompose(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Return the program without dialect calls; the same one where it had none."""
-        counts = {n: len(dialect_nodes(e.graph)) for n, e in program.graphs.items()}
-        if not any(counts.values()):
+        count = sum(len(dialect_nodes(e.graph)) for e in program.graphs.values())
+        if not count:
             return PassResult(program, modified=False)
-        graphs = {n: decompose(e) if counts[n] else e for n, e in program.graphs.items()}
-        statistics = {"operators": sum(counts.values())}
+        graphs = {name: decompose(exported) for name, exported in program.graphs.items()}
+        statistics = {"operators": count}
         return PassResult(replace(program, graphs=graphs), modified=True, statistics=statistics)

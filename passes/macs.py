@@ -41,7 +41,8 @@ LEFT = {
 
 CONVOLUTIONS = {f"aten::{n}" for n in ("conv1d", "conv2d", "conv3d", "convolution")}
 ATTENTION = "aten::scaled_dot_product_attention"
-COUNTED = {*LEFT, *CONVOLUTIONS, ATTENTION, "aten::linear", "aten::einsum"}
+ATTENTION_ROWS = "tokopt::attention_rows"
+COUNTED = {*LEFT, *CONVOLUTIONS, ATTENTION, ATTENTION_ROWS, "aten::linear", "aten::einsum"}
 
 Shape = Callable[[fx.Node], Sequence[int]]
 
@@ -181,6 +182,8 @@ def macs_of(node: fx.Node, shape: Shape) -> int:
     if name == ATTENTION:
         query, value = shape(given["query"]), shape(given["value"])
         return prod(out[:-1]) * value[-2] * (query[-1] + value[-1])
+    if name == ATTENTION_ROWS:
+        return prod(out) * shape(given["query"])[-1]
     if name == "aten::einsum":
         letters = given["equation"].split("->")[0].replace(" ", "").split(",")
         known = zip(letters, given["tensors"], strict=True)

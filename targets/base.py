@@ -28,6 +28,11 @@ class Target(Protocol):
         """What the user writes after ``--target``."""
         ...
 
+    @property
+    def native(self) -> frozenset[str]:
+        """The operators of the token dialect that ``lower`` takes as they are."""
+        ...
+
     def available(self) -> str | None:
         """Return ``None`` where the target runs on this machine, else the reason it does not."""
         ...
@@ -42,7 +47,8 @@ class Target(Protocol):
     ) -> tuple[str, ...]:
         """Write the lowered program into ``folder``; return the names of the files written.
 
-        ``exported`` holds aten operators only (the token dialect is already decomposed).
+        ``exported`` holds aten operators only: the token dialect is decomposed, but for what the
+        target says is ``native``.
         ``output_names`` names its tensor outputs in order; without it the names come from the
         structure of the outputs (see ``signature.py``).  ``weights`` says which weights the folder
         holds already (``save_program``), for targets that can refer to them.  ``part`` names the

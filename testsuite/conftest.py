@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.collector import collect_seldom
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything imports Triton
 torch.set_num_threads(1)
 collect_seldom()
 settings.register_profile("repeatable", derandomize=True)  # a red run is a change, not chance

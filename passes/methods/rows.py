@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokopt.ir.dialect import OPS
+from tokopt.ir.dialect.attention_rows import LOWEST as LOWEST
 from tokopt.passes.methods.method import LayerTap, Taps
 
-LOWEST = torch.finfo(torch.float32).min
-"""Stands for minus infinity: a row in which everything is masked stays finite (and uniform)."""
+_attention_rows = OPS["attention_rows"].overload
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -33,20 +34,13 @@ def attention_row(
     line, broadcasting to ``[B, H, N]``: bool (True: may be read) or float (added).  ``causal`` lets
     a query read the keys up to its own number, as ``scaled_dot_product_attention`` counts them.
     """
-    logits = dot(at_row(query, row), key) * scale
-    if causal:
-        own: int | Tensor
-        if isinstance(row, int):
-            own = row if row >= 0 else query.shape[2] + row
-        else:
-            own = row.reshape(-1, 1, 1)
-        later = torch.arange(key.shape[2], device=key.device) > own
-        logits = logits.masked_fill(later, LOWEST)
-    if mask is not None and mask.dtype == torch.bool:
-        logits = logits.masked_fill(~mask, LOWEST)
-    elif mask is not None:
-        logits = (logits + mask.float()).clamp_min(LOWEST)
-    return torch.softmax(logits, dim=-1)
+    own: int | Tensor
+    if isinstance(row, int):
+        own = row if row >= 0 else query.shape[2] + row
+    else:
+        own = row.reshape(-1, 1, 1, 1)
+    bias = _bias(None if mask is None else mask.unsqueeze(-2), own if causal else None, key)
+    return _attention_rows(at_row(query, row).unsqueeze(2), key, bias, scale).squeeze(2)
 
 
 def attention_rows(
@@ -57,18 +51,23 @@ def attention_rows(
     ``mask`` holds the queries' own lines, broadcasting to the result.  See ``attention_row``.
     """
     index = rows.unsqueeze(1).unsqueeze(-1).expand(-1, query.shape[1], -1, query.shape[3])
-    asked = query.gather(2, index).float()
-    grouped = asked.unflatten(1, (key.shape[1], query.shape[1] // key.shape[1]))
-    keys = key.float().transpose(-2, -1).unsqueeze(2)
-    logits = torch.matmul(grouped, keys).flatten(1, 2) * scale
-    if causal:
-        later = torch.arange(key.shape[2], device=key.device) > rows.unsqueeze(-1)
-        logits = logits.masked_fill(later.unsqueeze(1), LOWEST)
-    if mask is not None and mask.dtype == torch.bool:
-        logits = logits.masked_fill(~mask, LOWEST)
-    elif mask is not None:
-        logits = (logits + mask.float()).clamp_min(LOWEST)
-    return torch.softmax(logits, dim=-1)
+    own = rows.unsqueeze(1).unsqueeze(-1)
+    bias = _bias(mask, own if causal else None, key)
+    return _attention_rows(query.gather(2, index), key, bias, scale)
+
+
+def _bias(mask: Tensor | None, own: int | Tensor | None, key: Tensor) -> Tensor | None:
+    """Return what is added to logits ``[B, H, T, N]``, fp32 and broadcasting to them.
+
+    ``own``: the number of the last key each query may read, ``[B, 1, T, 1]``; None: all of them.
+    """
+    bias = mask
+    if mask is not None:
+        bias = torch.where(mask, 0.0, LOWEST) if mask.dtype == torch.bool else mask.float()
+    if own is None:
+        return bias
+    later = torch.arange(key.shape[2], device=key.device) > own
+    return torch.where(later, LOWEST, 0.0 if bias is None else bias)
 
 
 def several(layer: LayerTap, rows: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 The package holds a shared library: opening it runs native code, as with any program one installs.
 Every package holds its own weights: an artifact for several budgets has them several times.
 Its bytes are not reproducible (Inductor puts paths of its cache into them), and it runs only
-on processors with the instruction set of the one it was compiled on.
+on processors with the instruction set of the one it was compiled on, or GPUs of its generation.
+On a GPU some dialect operators are kernels of ours (``targets/kernels``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import arguments
 from tokopt.targets.examples import example_tensors
 from tokopt.targets.parts import FIRST, of_part
+from tokopt.targets.placement import on_device
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
@@ -43,12 +46,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class AotInductor:
-    """Compiles for the CPU with the machine's C++ compiler; takes about half a minute."""
+    """Compiles for a device with the machine's C++ compiler; takes about half a minute."""
 
-    name: str = "aotinductor"
+    name: str
+    device: str = "cpu"
+    native: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
-        """Look for the C++ compiler that torch would use."""
+        """Look for the device, for Triton, and for the C++ compiler that torch would use."""
+        if self.device != "cpu" and not torch.cuda.is_available():
+            return "torch finds no CUDA device"
+        if self.native and find_spec("triton") is None:
+            return "Triton is not installed"
         try:
             cpp_builder.get_cpp_compiler()
         except InvalidCxxCompiler as error:
@@ -68,6 +77,10 @@ class AotInductor:
         if reason is not None:
             raise UnsupportedError(f"the target {self.name} is not available: {reason}")
         signature, package = signature_of(exported, output_names), of_part(PACKAGE, part)
+        if self.device != "cpu":
+            from tokopt.targets.kernels.registry import with_kernels  # imports Triton
+
+            exported = on_device(with_kernels(exported), self.device)
         with quiet(), writing(folder / package) as file, _with_examples(exported):
             try:
                 torch._inductor.aoti_compile_and_package(
@@ -94,9 +107,9 @@ class AotInductor:
             ) from error
 
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            flat = [inputs[spec.name].contiguous() for spec in signature.inputs]
+            flat = [inputs[spec.name].contiguous().to(self.device) for spec in signature.inputs]
             try:
-                results = [r for r in loader.boxed_run(flat) if isinstance(r, Tensor)]
+                results = [r.cpu() for r in loader.boxed_run(flat) if isinstance(r, Tensor)]
             except RuntimeError as error:
                 raise InternalError(f"the compiled program failed: {error}") from error
             names = (spec.name for spec in signature.outputs)
@@ -127,4 +140,10 @@ def _with_examples(exported: ExportedProgram) -> Iterator[None]:
             node.meta["val"] = value
 
 
-TARGETS: tuple[Target, ...] = (AotInductor(),)
+KERNELS = frozenset({"attention_rows", "select"})
+"""The dialect operators ``targets/kernels`` has kernels for, known without importing Triton."""
+
+TARGETS: tuple[Target, ...] = (
+    AotInductor("aotinductor"),
+    AotInductor("aotinductor-cuda", "cuda", KERNELS),
+)

@@ -23,6 +23,7 @@ class Eager:
     """Needs the program beside it (``program_file.save_program``), as every artifact has it."""
 
     name: str = "eager"
+    native: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Run everywhere: torch is a dependency."""

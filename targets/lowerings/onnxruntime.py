@@ -41,6 +41,7 @@ class OnnxRuntime:
 
     name: str
     provider: str
+    native: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Start a session on the provider: that a wheel lists it does not mean it works."""

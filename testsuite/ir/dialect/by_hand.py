@@ -25,6 +25,22 @@ def gathered(x: Tensor, index: Tensor, dim: int, lead: list[int]) -> np.ndarray:
     return out
 
 
+def attended(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> np.ndarray:
+    asked, keys = query.double().numpy(), key.double().numpy()
+    items, heads, rows, _ = asked.shape
+    out = np.zeros((items, heads, rows, keys.shape[2]))
+    extra = np.zeros(()) if bias is None else bias.double().numpy()
+    extra = np.broadcast_to(extra, out.shape)
+    for item, head, row in product(range(items), range(heads), range(rows)):
+        own = keys[item, head * keys.shape[1] // heads]
+        logits = [float(asked[item, head, row] @ one) * scale for one in own]
+        lowest = float(np.finfo(np.float32).min)
+        shown = [max(v + e, lowest) for v, e in zip(logits, extra[item, head, row], strict=True)]
+        weights = np.exp(np.array(shown) - max(shown))
+        out[item, head, row] = weights / weights.sum()
+    return out
+
+
 def restored(x: Tensor, index: Tensor, length: int, dim: int, lead: list[int]) -> np.ndarray:
     source, rows = x.numpy(), index.numpy()
     shape = list(source.shape)

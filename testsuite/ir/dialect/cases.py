@@ -42,6 +42,17 @@ GATHER: dict[str, tuple[Any, ...]] = {
     "a strided operand": (numbers(3, 5, 2).permute(2, 1, 0), rows(3, 5, 2), 1, [0]),
 }
 
+SINES = numbers(2, 4, 5, 6).sin()
+ATTENTION_ROWS: dict[str, tuple[Any, ...]] = {
+    "a head of keys for each": (SINES[:, :, :1], SINES, None, 0.4),
+    "one head of keys for all": (SINES, SINES[:, 1:2], None, 0.4),
+    "a bias for each query": (SINES, SINES, numbers(5, 5).cos(), 0.4),
+    "minus infinity": (SINES, SINES, torch.where(numbers(5) < 3, -INF, 0.0), 0.4),
+    "nothing to read": (SINES, SINES, torch.full((2, 1, 1, 5), -INF), 0.4),
+    "large logits": (SINES * 100, SINES * 100, None, 1.0),
+    "a strided operand": (SINES.transpose(1, 2), SINES.transpose(1, 2), None, 0.4),
+}
+
 RESTORE: dict[str, tuple[Any, ...]] = {
     "rows of items": (numbers(2, 3, 4), rows(3, 5, 2), 5, 1, [0]),
     "rows without a batch": (numbers(2, 3), rows(2, 5), 5, 0, []),
@@ -80,4 +91,4 @@ SELECT: dict[str, tuple[Any, ...]] = {
     "two lead dims": (numbers(2, 3, 4).sin(), _free(2, 3, 4), 2),
 }  # fmt: skip
 
-CASES = {"gather": GATHER, "restore": RESTORE, "select": SELECT}
+CASES = {"attention_rows": ATTENTION_ROWS, "gather": GATHER, "restore": RESTORE, "select": SELECT}

@@ -1,0 +1,93 @@
+"""Laws over the kernels: in Triton's interpreter each does what its dialect operator means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from testsuite.ir.dialect.cases import CASES
+from testsuite.ir.dialect.test_ops import assert_means
+from torch import Tensor
+
+from tokopt.ir.dialect import OPS
+from tokopt.targets.lowerings.aotinductor import KERNELS
+
+pytest.importorskip("triton")
+from tokopt.targets.kernels.registry import kernels, with_kernels
+
+NAMES = sorted(KERNELS)
+EVERY = [
+    *((name, f"sample {i}", s) for name in NAMES for i, s in enumerate(OPS[name].samples())),
+    *((name, label, case) for name in NAMES for label, case in CASES[name].items()),
+]
+
+
+def direct(kernel: Any) -> Any:
+    return kernel
+
+
+def test_the_target_says_which_kernels_there_are_and_each_is_checked() -> None:
+    assert sorted(kernels()) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [pytest.param(n, a, id=f"{n}: {i}") for n, i, a in EVERY]
+)
+def test_a_kernel_does_what_its_operator_means(name: str, args: tuple[Any, ...]) -> None:
+    assert_means(name, kernels()[name].module.launch(direct, *args), args)
+
+
+@pytest.mark.parametrize("rows", [1023, 1024, 1025, 2500])
+def test_select_counts_across_its_blocks(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    scores = torch.randint(-6, 6, [2, rows], generator=generator).float()
+    free = torch.rand(2, rows, generator=generator) > 0.1
+    for total in (rows // 3, rows - 1):
+        got = kernels()["select"].module.launch(direct, scores, free, total)
+        order = np.lexsort([np.broadcast_to(np.arange(rows), [2, rows]), -scores, free], axis=-1)
+        np.testing.assert_array_equal(got, np.sort(order[:, :total]))
+
+
+@pytest.mark.parametrize(
+    ("heads", "own", "rows", "keys", "width", "dtype"),
+    [(6, 2, 1, 65, 16, torch.float32), (4, 4, 17, 64, 24, torch.float16),
+     (8, 1, 5, 200, 40, torch.bfloat16)],
+)  # fmt: skip
+def test_attention_rows_crosses_its_blocks_in_every_dtype(
+    heads: int, own: int, rows: int, keys: int, width: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(keys)
+    drawn: Callable[..., Tensor] = lambda *s: torch.randn(s, generator=generator).to(dtype)  # noqa: E731
+    args = (
+        drawn(2, heads, rows, width),
+        drawn(2, own, keys, width),
+        drawn(rows, keys).float(),
+        0.3,
+    )
+    assert_means("attention_rows", kernels()["attention_rows"].module.launch(direct, *args), args)
+
+
+def test_moved_bytes_are_those_of_the_operands_and_the_result() -> None:
+    for name, _, args in EVERY:
+        result = OPS[name].overload(*args)
+        everything = [*(a for a in args if isinstance(a, Tensor)), result]
+        assert kernels()[name].module.moved_bytes(*args) == sum(t.nbytes for t in everything)
+
+
+def test_a_program_with_kernels_has_them_and_no_other_dialect_call_and_computes_the_same() -> None:
+    class Scored(torch.nn.Module):
+        def forward(self, x: Tensor, free: Tensor) -> Tensor:
+            row = OPS["attention_rows"].overload(x[:, :, :1], x, None, 0.5)
+            return OPS["select"].overload(row.mean((1, 2)), free, 3)
+
+    given = (torch.randn(2, 2, 7, 4), torch.ones(2, 7, dtype=torch.bool))
+    plain = torch.export.export(Scored(), given)
+    swapped = with_kernels(plain)
+    called = {str(node.target) for node in swapped.graph.nodes if node.op == "call_function"}
+    assert {"tokopt_triton.select.default", "tokopt_triton.attention_rows.default"} <= called
+    assert not any(one.startswith("tokopt.") for one in called)
+    assert any("tokopt.select" in str(node.target) for node in plain.graph.nodes)
+    assert torch.equal(swapped.module()(*given), plain.module()(*given))
