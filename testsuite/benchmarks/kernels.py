@@ -1,0 +1,108 @@
+"""GPU kernels beside Inductor's code for the same operators: run testsuite/benchmarks/kernels.py.
+
+For each operator with a kernel, at the sizes of real models: the result is checked against the
+reference; then the reference as it is, the reference compiled by Inductor (autotuned) and our
+kernel are timed in one run, inside CUDA graphs so that a launch costs what it costs in a compiled
+program.  The bandwidth reached is that of the bytes the operator must move; it stands beside that
+of a large copy measured in the same run.  Writes results/kernels-DEVICE.json.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.testing import do_bench_cudagraph
+
+from tokopt.ir.dialect import OPS
+from tokopt.targets.kernels.registry import Kernel, kernels
+
+RESULTS = Path(__file__).with_name("results")
+COPIED = 1 << 30
+"""Bytes of the copy that says what the device's memory gives: far more than its caches hold."""
+Timer = Callable[[Callable[[], Any]], float]
+
+
+def rows_of(model: str, heads: int, own: int, rows: int, keys: int, width: int) -> dict[str, Any]:
+    """Return one case of ``attention_rows`` in half precision, logits of about 1."""
+    return {"name": "attention_rows", "case": f"{model}: {rows} of {keys} rows, {heads} heads",
+            "shapes": [[1, heads, rows, width], [1, own, keys, width]]}  # fmt: skip
+
+
+CASES = [
+    rows_of("ViT-L/14-336, class row", 16, 16, 1, 577, 64),
+    rows_of("LLaVA-1.5-7B, last row", 32, 32, 1, 640, 128),
+    rows_of("LLaVA-NeXT-7B, last row", 32, 32, 1, 2944, 128),
+    rows_of("Qwen2.5-VL-7B, 32 text rows", 28, 4, 32, 4160, 128),
+    {"name": "select", "case": "58 of 576", "shapes": [[1, 576]], "total": 58},
+    {"name": "select", "case": "288 of 2880", "shapes": [[1, 2880]], "total": 288},
+    {"name": "select", "case": "8 items, 410 of 4096", "shapes": [[8, 4096]], "total": 410},
+]
+
+
+def operands(case: dict[str, Any], device: str) -> tuple[Any, ...]:
+    """Return the operator's arguments, drawn from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(shape, generator=generator).to(device) for shape in case["shapes"]]
+    if case["name"] == "select":
+        return drawn[0], torch.ones_like(drawn[0], dtype=torch.bool), case["total"]
+    query, key = (one.half() for one in drawn)
+    return query, key, None, query.shape[-1] ** -0.5
+
+
+def measure(case: dict[str, Any], kernel: Kernel, device: str, timer: Timer) -> dict[str, Any]:
+    """Check one case and time the three ways, in milliseconds."""
+    args = operands(case, device)
+    reference = OPS[case["name"]].reference
+    inductor = torch.compile(reference, mode="max-autotune-no-cudagraphs")
+    expected = reference(*args)
+    ways = {"reference": reference, "kernel": lambda *a: kernel.module.launch(_plain, *a)}
+    if device != "cpu":  # what is compiled for the CPU says nothing
+        ways["inductor"] = inductor
+    found: dict[str, Any] = {"operator": case["name"], "case": case["case"]}
+    for way, compute in ways.items():
+        torch.testing.assert_close(compute(*args), expected, rtol=1e-4, atol=1e-6)
+        found[f"{way}_ms"] = timer(lambda compute=compute: compute(*args))
+    found["bytes"] = kernel.module.moved_bytes(*args)
+    found["kernel_gb_per_s"] = found["bytes"] / found["kernel_ms"] / 1e6
+    return found
+
+
+def _plain(kernel: Any) -> Any:
+    return kernel
+
+
+def copy_bandwidth(timer: Timer) -> float:
+    """Return GB/s of a device-to-device copy, reads and writes counted."""
+    source: Tensor = torch.empty(COPIED, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * COPIED / timer(lambda: target.copy_(source)) / 1e6
+
+
+def main() -> None:
+    """Measure every case and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="default: results/kernels-DEVICE.json")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("these kernels are measured on a GPU, and torch finds no CUDA device here")
+    device = torch.cuda.get_device_name()
+    found = [measure(case, kernels()[case["name"]], "cuda", do_bench_cudagraph) for case in CASES]
+    record = {
+        "device": device, "torch": torch.__version__, "triton": triton.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "copy_gb_per_s": copy_bandwidth(do_bench_cudagraph), "cases": found,
+    }  # fmt: skip
+    name = f"kernels-{device.lower().replace(' ', '-')}.json"
+    (options.output or RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
