@@ -8,21 +8,22 @@ Everything is written into a hidden folder beside the final place, then renamed:
         ...                                 # gates may run on the draft
         seal(draft, Manifest(...))
 
-Failure, Ctrl-C and a full disk leave what was there before.
+Failure, Ctrl-C and a full disk leave what was there before; what a killed process left, the next
+one removes (``drafts.py``).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from tokopt.ir.errors import InputError, InternalError
+from tokopt.targets.drafts import beside, drafting
 from tokopt.targets.hashing import sha256_of
 from tokopt.targets.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 
@@ -39,25 +40,24 @@ def building(folder: Path) -> Iterator[Path]:
     """
     folder = Path(os.path.realpath(folder))
     _check_place(folder)
-    draft = _beside(folder, "partial")
-    try:
-        draft.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot write here: {error.strerror}", where=str(folder)) from error
-    try:
-        yield draft
-        if not (draft / MANIFEST).is_file():
-            raise InternalError("an artifact was to be published without a manifest")
-        _publish(draft, folder)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        if _is_full(error):
-            raise InputError(
-                "the disk is full",
-                where=str(folder.parent),
-                hint="free some space or choose another folder; nothing was left behind",
-            ) from error
-        raise
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(drafting(folder))
+        except OSError as error:
+            raise InputError(f"cannot write here: {error.strerror}", where=str(folder)) from error
+        try:
+            yield draft
+            if not (draft / MANIFEST).is_file():
+                raise InternalError("an artifact was to be published without a manifest")
+            _publish(draft, folder)
+        except BaseException as error:
+            if _is_full(error):
+                raise InputError(
+                    "the disk is full",
+                    where=str(folder.parent),
+                    hint="free some space or choose another folder; nothing was left behind",
+                ) from error
+            raise
 
 
 def seal(draft: Path, manifest: Manifest, logs: Sequence[str] = (LOG,)) -> Manifest:
@@ -110,7 +110,7 @@ def _publish(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    aside = _beside(folder, "replaced")
+    aside = beside(folder, "replaced")
     folder.rename(aside)
     try:
         draft.rename(folder)
@@ -118,10 +118,6 @@ def _publish(draft: Path, folder: Path) -> None:
         aside.rename(folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _beside(folder: Path, why: str) -> Path:
-    return folder.with_name(f".{folder.name}.{why}-{secrets.token_hex(4)}")
 
 
 def _is_full(error: BaseException | None) -> bool:

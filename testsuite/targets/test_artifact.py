@@ -3,10 +3,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import tokopt
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.program import Program
 from tokopt.targets import artifact as module
@@ -15,6 +19,7 @@ from tokopt.targets.manifest import Manifest, Run, read_manifest
 from tokopt.targets.program_file import save_program
 from tokopt.targets.signature import Signature
 
+CHILD = {**os.environ, "PYTHONPATH": str(Path(tokopt.__file__).parents[1])}
 EMPTY = Manifest("eager", Signature((), (), {}))
 
 
@@ -74,6 +79,32 @@ def test_failure_while_publishing_brings_the_old_artifact_back(
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", "two")
     assert everything(tmp_path) == there
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from tokopt.targets.drafts import drafting
+with drafting(Path(sys.argv[1])) as draft:
+    (draft / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_s_draft_is_not(
+    tmp_path: Path,
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", DIE, str(tmp_path / "out")], env=CHILD)
+    (left,) = tmp_path.iterdir()
+    assert killed.returncode == -signal.SIGKILL and (left / "half").is_file()
+    with building(tmp_path / "out") as draft:
+        assert not left.exists()
+        write(tmp_path / "out", "the second")
+        assert draft.is_dir()
+        (draft / "model.txt").write_text("the first")
+        seal(draft, EMPTY)
+    assert everything(tmp_path)["out/model.txt"] == b"the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk_is_an_input_error_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""Near-ties of a greedy order: another way through exact ties passes the gate, nothing else. 3 s."""
+"""Near-ties of a greedy order: a way through exact ties passes the gate, nothing else. 3 s."""
 
 from __future__ import annotations
 
