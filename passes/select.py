@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from tokopt.ir.errors import InputError
-from tokopt.ir.plan import Outputs, Plan, Stage
+from tokopt.ir.plan import Outputs, Plan, Quota, Stage, checked_quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.base import Pass, PassResult
@@ -32,11 +33,17 @@ class ApplyPlan(Pass):
 
 @dataclass(frozen=True)
 class Select(Pass):
-    """Insert one stage: keep ``keep`` visual rows at ``site``, chosen by ``method``."""
+    """Insert one stage: keep ``keep`` visual rows at ``site``, chosen by ``method``.
+
+    ``options``, ``until`` and ``quota`` are those of a plan's stage.
+    """
 
     site: str
     method: str
     keep: int
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+    until: str | None = None
+    quota: Quota = "joint"
     seed: int = 0
     outputs: Outputs = "full"
 
@@ -45,7 +52,8 @@ class Select(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Return the program with the stage inserted in its main graph."""
-        stage = Stage(self.site, self.method, self.keep)
+        quota = checked_quota(self.quota, f"pass {self.name}")
+        stage = Stage(self.site, self.method, self.keep, self.options, self.until, quota)
         return inserted(program, Plan((stage,), None, self.seed, self.outputs))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from tokopt.ir.images import image_count
 from tokopt.ir.memory import with_memory
 from tokopt.ir.places import Places
 from tokopt.ir.plan import Plan, Quota, Stage
-from tokopt.passes import shared
+from tokopt.ir.program import Program
+from tokopt.passes import select, shared
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.base import PassResult
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.registry import METHODS, find_method
+from tokopt.passes.pipeline import parse_pipeline, print_pipeline
 from tokopt.passes.quotas import images_of, shares, with_quota
 from tokopt.passes.validate import Checked, Verdict, run_program, validate
 from tokopt.targets.registry import find
@@ -86,6 +90,29 @@ def test_a_quota_is_part_of_a_plan_file_and_no_other_word_is_one() -> None:
     for wrong in ('"images"', "0", "true"):
         with pytest.raises(InputError, match="quota"):
             Plan.from_toml(Plan((one(7),)).to_toml().replace('"image"', wrong))
+
+
+def test_a_pipeline_says_all_that_a_plan_file_says_of_a_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Plan] = []
+
+    def note(program: Program, plan: Plan) -> PassResult:
+        asked.append(plan)
+        return PassResult(program, modified=False)
+
+    monkeypatch.setattr(select, "inserted", note)
+    words = "options={score=rank} until=decoder:3 quota={quota} seed=4"
+    for said in ("image", "2"):
+        text = "select{site=decoder:1 method=fopru keep=7 " + words.replace("{quota}", said) + "}"
+        (step,) = parse_pipeline(text)
+        assert print_pipeline([step]) == text
+        step.run(Program({"main": two_images()[0].exported}))
+    stage = Stage("decoder:1", "fopru", 7, {"score": "rank"}, "decoder:3", "image")
+    assert asked == [Plan((stage,), seed=4), Plan((replace(stage, quota=2),), seed=4)]
+    (step,) = parse_pipeline("select{site=decoder:1 method=fopru keep=7 quota=0}")
+    with pytest.raises(InputError, match="quota = 0"):
+        step.run(Program({"main": two_images()[0].exported}))
 
 
 def test_what_is_left_over_goes_to_the_first_images() -> None:
