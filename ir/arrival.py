@@ -56,15 +56,17 @@ def arrival(
     width: Length,
     items: Length,
     holes: bool,
+    dim: int | None = None,
 ) -> Arrival:
     """Return how the units of a site (rows, or groups that leave together) arrive at ``target``.
 
-    The rows of ``target``, of ``width`` elements each, are written into ``items`` sequences.
+    The rows of ``target``, of ``width`` elements each, are written into ``items`` sequences as they
+    lie, or are read as its items, whose rows are along ``dim``.
     Raises ``UnsupportedError`` where that is only known at run time, or differs between items.
     """
     lead = lead_axes(dims.axes[site.value], site.dim, site.tokens)
     labels = Labels(exported, dims, {site.value, *region.short}, site, lead)
-    rows = labels.rows(target, labels.number(width))
+    rows = labels.rows(target, labels.number(width), dim)
     count, units = labels.number(items), labels.units
     of_items = rows.reshape(count, -1)
     towers = prod(labels.number(axis.root.length) for axis in lead)

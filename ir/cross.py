@@ -21,6 +21,8 @@ from tokopt.ir.dead import remove_dead
 from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, infer_dims, operator_name
 from tokopt.ir.layers import Block, Layer, Stack, enclosing, token_dim
+from tokopt.ir.lengths import is_one
+from tokopt.ir.movement import MOVES
 from tokopt.ir.one_dim import in_one_dim
 from tokopt.ir.row_spaces import RowSpaces
 
@@ -71,8 +73,30 @@ def _source(
         if node in dims.learned or (threaded and node.target is not ALIAS):
             continue
         if any(locate(axis, keys) is not None for axis in axes):
-            return node
+            return node if threaded else _unstacked(node, attentions[0], dims)
     return None
+
+
+def _unstacked(node: fx.Node, attention: Attention, dims: Dims) -> fx.Node:
+    """Return the value that a source was moved from, where keys and values lie behind one another.
+
+    That is, where a dim counts neither rows, items nor (the last) features.
+    """
+
+    def is_stacked(value: fx.Node) -> bool:
+        others = [a for a in dims.axes[value][:-1] if locate(a, attention.keys) is None]
+        given = dims.axes[attention.key]
+        return any(
+            not is_one(a.length) and all(locate(own, a) is None for own in given) for a in others
+        )
+
+    before = node
+    while is_stacked(before):
+        operands = [operand for operand in before.all_input_nodes if operand in dims.axes]
+        if operator_name(before) not in MOVES or len(operands) != 1:
+            return node
+        (before,) = operands
+    return before
 
 
 def _crossing(attentions: list[Attention], dependence: Dependence) -> list[tuple[Attention, Block]]:

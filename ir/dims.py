@@ -104,15 +104,22 @@ def infer_dims(exported: ExportedProgram) -> Dims:
         if not any(n in axes for n in operands):
             continue
         name = operator_name(node)
-        if name not in rules:
+        if name not in rules and node not in learned:
             unknown.setdefault(name, node)
             continue
         call = Call(node, arguments_of(node), axes, fresh or [[]], learned)
-        rules[name](call)
+        rules.get(name, weights_alone)(call)
         uses[node] = call.uses
     if unknown:
         raise _no_rule(unknown)
     return Dims(axes, outs, uses, frozenset(learned))
+
+
+def weights_alone(call: Call) -> None:
+    """Say that what an operator without a rule makes of weights alone is a constant of its own."""
+    for operand in call.tensors():
+        for dim in range(len(call.dims(operand))):
+            call.mix(operand, dim, "is a weight's, which an operator without a dim rule reads")
 
 
 def _parameters(exported: ExportedProgram) -> set[fx.Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -17,6 +17,7 @@ from tokopt.ir.dependence import Dependence
 from tokopt.ir.dims import Dims, describe, infer_dims
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.given import Given
+from tokopt.ir.holes import Barrier
 from tokopt.ir.layers import Stack, find_stacks
 from tokopt.ir.lengths import Length, is_longer, product
 from tokopt.ir.merge import Merge, find_part, find_scatter
@@ -166,6 +167,7 @@ class Facts:
             self.dims.axes[boundary][-1].length,
             items,
             holes=boundary in region.merges,
+            dim=None if fed.merge is not None else fed.stack.dim,
         )
 
     def find_site(self, name: str) -> tuple[TokenStack, Site]:
@@ -257,6 +259,10 @@ def _token_stack(
         places = []  # which rows are text is not known
     sites = judge_sites(role, places, stack.dim, tokens, graph, dims, merge is not None)
     count = merge.count if merge is not None else tokens.root.length
+    if not isinstance(count, int) and not role.startswith("text"):
+        counted = merge.node if merge is not None else stack.layers[0].entry
+        barrier = Barrier(counted, f"has {count} visual rows, a number known only at run time")
+        sites = [replace(site, barrier=site.barrier or barrier) for site in sites]
     return TokenStack(role, stack, whole, tokens, tuple(sites), protected, relay, count, merge)
 
 

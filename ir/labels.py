@@ -19,7 +19,7 @@ from tokopt.ir.dims import Dims, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import Length, length_of
 from tokopt.ir.linked import linked_marks
-from tokopt.ir.movement import MOVES, PER_ROW
+from tokopt.ir.movement import ANY_LAYOUT, MOVES, PER_ROW
 from tokopt.ir.sites import Site
 
 ELSEWHERE = -1
@@ -55,12 +55,16 @@ class Labels:
             return length
         return int(length.subs({symbol: SYMBOL for symbol in length.free_symbols}))
 
-    def rows(self, node: fx.Node, width: int) -> Tensor:
-        """Return the labels of a value's rows of ``width`` elements, int64 ``[rows]``."""
+    def rows(self, node: fx.Node, width: int, dim: int | None = None) -> Tensor:
+        """Return the labels of a value's rows of ``width`` elements, int64 ``[rows]``.
+
+        Item after item where ``dim`` says along which dim an item's rows are; as they lie else.
+        """
         labels = self._of(node)
         if labels is None:
             return torch.full([prod(self._shape(node)) // width], ELSEWHERE)
         assert isinstance(labels, Tensor)
+        labels = labels if dim is None else labels.movedim(dim, -2)
         labels = labels.reshape(-1, width)
         if not bool((labels == labels[:, :1]).all()):
             raise UnsupportedError(
@@ -96,7 +100,7 @@ class Labels:
             raise UnsupportedError(
                 f"rows pass through {name} on their way to the merge", where=describe(node)
             )
-        target: Any = node.target
+        target: Any = ANY_LAYOUT.get(node.target, node.target)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._operand)
         return target(*args, **kwargs)
 

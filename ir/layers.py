@@ -23,7 +23,8 @@ from tokopt.ir.row_spaces import RowSpaces
 class Layer:
     """One attention block: where it enters and leaves the stream, its attentions.
 
-    ``windowed``: it attends inside windows, each an attention of its own or all in one.
+    ``windowed``: no row reads all rows; it attends inside windows, each an attention of its own or
+    all in one, or reads rows that were pooled.
     """
 
     depth: int
@@ -93,9 +94,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         if home is None:
             home = ([], dim, stream)
             stacks.append(home)
-        keys = members[0].keys
-        apart = locate(stream, keys) is None and spaces.hold(stream, keys)
-        windowed = len(members) > 1 or apart
+        windowed = len(members) > 1 or locate(members[0].keys, stream) is None
         home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(

@@ -7,6 +7,11 @@ labels and lets the second pass the label on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
 MOVES = frozenset(
     f"aten::{name}"
     for name in (
@@ -23,6 +28,13 @@ PER_ROW = frozenset(
     "sub tanh sigmoid linear".split()
 )
 """Operators whose result has, in each row, what was computed from that row."""
+
+ANY_LAYOUT: Mapping[object, Callable[..., Any]] = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+}
+"""Movements that ask for a memory layout that data has and labels in its place may not have, and
+what moves alike whatever the layout."""
 
 SAME_VALUES = frozenset(
     f"aten::{name}" for name in "unsqueeze expand expand_as clone to _to_copy alias view_as".split()

@@ -36,7 +36,7 @@ def default_plan(
     """Return a plan that spends at most ``budget``, by ``method`` or the default one.
 
     ``method`` may hold options: ``downsample{grid=12x12}``.  Raises what ``fit`` raises; without a
-    method, the first refusal once all are refused.
+    method, the last refusal once all are refused: the last method asks for least.
     """
     return default_fit(facts, budget, method, entropies, seed).plan
 
@@ -57,7 +57,7 @@ def default_fit(
             return fit(facts, chosen, budget, entropies, seed=seed, options=options)
         except (UnsupportedError, BudgetError) as refusal:
             refusals.append(refusal)
-    raise refusals[0]
+    raise refusals[-1]
 
 
 def _preferred(facts: Facts) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from tokopt.ir.facts import TokenStack
 from tokopt.ir.layout import layout_of, lead_axes
 from tokopt.ir.linked import linked_marks
 from tokopt.ir.merge import Merge
-from tokopt.ir.movement import MOVES, PER_ROW
+from tokopt.ir.movement import ANY_LAYOUT, MOVES, PER_ROW
 from tokopt.passes.cut import Cut
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.workspace import Workspace, aten
@@ -175,4 +175,4 @@ class _Replay:
 
         args = fx.node.map_arg(node.args, swap)
         kwargs = fx.node.map_arg(node.kwargs, swap)
-        return self.work.call(node.target, *args, **kwargs)
+        return self.work.call(ANY_LAYOUT.get(node.target, node.target), *args, **kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from tokopt.ir.dialect.declare import op
 
@@ -43,7 +44,7 @@ def gathered_rows(x: Tensor, index: Tensor, dim: int, lead: list[int]) -> Tensor
     rest = list(moved.shape[len(lead) + 1 :])
     rows = moved.shape[len(lead)]
     lengths = list(index.shape[:-1])
-    shared = all(x.shape[d] == 1 for d in lead)
+    shared = all(statically_known_true(x.shape[d] == 1) for d in lead)
     flat = index.reshape(-1)
     if not shared:
         items = lengths[0] if len(lengths) == 1 else prod(lengths)

@@ -20,9 +20,10 @@ from torch._ops import OpOverload
 from tokopt.ir.dims import describe, operator_name
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts
+from tokopt.ir.movement import ANY_LAYOUT
 from tokopt.ir.precision import full_precision
 from tokopt.passes.oracle.dead import Marked, bare, has_dead
-from tokopt.passes.oracle.operation import ANY_STRIDES, operation_of
+from tokopt.passes.oracle.operation import operation_of
 from tokopt.passes.oracle.row_dims import RowDims
 from tokopt.passes.oracle.semantics.table import find_rule
 
@@ -118,7 +119,7 @@ class MaskedInterpreter(fx.Interpreter):
             return bare(args[0]).shape[args[1]]
         try:
             if target is operator.getitem or not self._touched(node):
-                return super().call_function(ANY_STRIDES.get(target, target), args, kwargs)
+                return super().call_function(ANY_LAYOUT.get(target, target), args, kwargs)
             if not isinstance(target, OpOverload) or (rule := find_rule(node)) is None:
                 raise UnsupportedError(
                     f"the masked oracle has no rule for {operator_name(node)} on dropped tokens",

@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from tokopt.ir.dims import arguments_of, describe, operator_name
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.movement import ANY_LAYOUT
 from tokopt.passes.oracle.dead import bare, dead_entries
-
-ANY_STRIDES = {
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
-}
-"""Operators that depend on the memory layout of their operand, which a rule may have changed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Operation:
             else:
                 args.append(value)
         target: Any = self.node.target
-        return ANY_STRIDES.get(target, target)(*args, **kwargs)
+        return ANY_LAYOUT.get(target, target)(*args, **kwargs)
 
     def refuse(self, why: str, hint: str | None = None) -> UnsupportedError:
         """Return the error that says why the oracle cannot follow dropped rows through the call."""

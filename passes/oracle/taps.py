@@ -19,6 +19,7 @@ from tokopt.ir.dims import Dims
 from tokopt.ir.errors import InternalError
 from tokopt.ir.layers import Layer
 from tokopt.ir.layout import layout_of
+from tokopt.ir.lengths import same_length
 from tokopt.passes.methods.method import LAST_ROW, LayerTap
 from tokopt.passes.oracle.dead import bare
 from tokopt.passes.oracle.semantics.attention import bias_of, for_query_heads
@@ -28,9 +29,13 @@ FAINT = -100.0
 
 
 def tapped(layer: Layer, tokens: Axis) -> Attention | None:
-    """Return a layer's attention over all tokens; a windowed layer has none."""
+    """Return a layer's attention over all tokens; one in windows, or of pooled rows, has none."""
     whole = [a for a in layer.attention if locate(a.keys, tokens) is not None]
-    return whole[0] if len(whole) == len(layer.attention) == 1 else None
+    if len(layer.attention) != 1 or not whole:
+        return None
+    asked = locate(whole[0].queries, tokens) is not None  # else rows of another stream ask
+    pooled = asked and not same_length(whole[0].queries.length, whole[0].keys.length)
+    return None if pooled else whole[0]
 
 
 def watched(attention: Attention) -> set[fx.Node]:

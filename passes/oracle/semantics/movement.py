@@ -24,7 +24,7 @@ unsqueeze_copy view_as reshape_as expand expand_copy expand_as broadcast_to perm
 transpose transpose_copy swapaxes t t_copy mT numpy_T adjoint movedim moveaxis repeat tile
 repeat_interleave roll flip rot90 slice slice_copy narrow narrow_copy select select_copy split
 split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy unbind unbind_copy
-index _unsafe_index index_select take_along_dim masked_select
+index_select take_along_dim masked_select
 slice_scatter select_scatter index_copy index_put _unsafe_index_put masked_scatter
 unfold im2col pixel_shuffle pixel_unshuffle diagonal
 """

@@ -37,6 +37,25 @@ def test_an_index_takes_the_mark_of_an_integer_along() -> None:
     assert torch.equal(moved.tensor, order) and torch.equal(moved.dead, ~ALIVE[order])
 
 
+def test_what_a_dropped_row_looks_up_in_a_weight_is_dropped() -> None:
+    table, chosen = torch.randn(3, D, 2), torch.tensor([0, 2, -1, 1, 0, 1])
+    found = apply_rule(aten.index.Tensor, table, [Marked(chosen, ~ALIVE)], constants=(0,))
+    assert same(found, table[chosen].masked_fill(~ALIVE[:, None, None], NAN))
+
+
+def test_a_pair_of_positions_is_dropped_where_either_is() -> None:
+    table, rows, columns = torch.randn(5, N, 7), torch.arange(N)[:, None] % 5, torch.arange(3)
+    given = [Marked(rows, ~ALIVE[:, None]), None, Marked(columns, columns == 1)]
+    found = apply_rule(aten.index.Tensor, table, given, constants=(0,))
+    gone = ~ALIVE[:, None, None] | (columns == 1)[:, None]
+    assert same(found, table[rows, :, columns].masked_fill(gone, NAN))
+
+
+def test_rows_looked_up_by_a_dropped_row_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="positions computed from them"):
+        apply_rule(aten.index.Tensor, rows(), [Marked(torch.arange(N), ~ALIVE)])
+
+
 def test_the_merge_writes_dropped_rows_among_the_text() -> None:
     text, visual = torch.randn(1, 9, D), rows()
     mask = torch.tensor([0, 1, 1, 1, 0, 1, 1, 1, 0]).bool()[None, :, None]
