@@ -11,6 +11,7 @@ from torch.onnx.errors import OnnxExporterError
 from tokopt import __version__
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.tensors import tensor_inputs
+from tokopt.targets.onnx.complex_pairs import in_pairs
 from tokopt.targets.onnx.decomposing import CallByCall
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
@@ -30,7 +31,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     with quiet():
         try:
             program = torch.onnx.export(
-                CallByCall(exported),
+                CallByCall(in_pairs(exported)),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
