@@ -21,7 +21,7 @@ from tokopt.passes.methods.registry import METHODS
 from tokopt.targets.registry import find
 
 REASON = find("aotinductor").available()
-GREEDY = ("cdpruner", "dart", "divprune", "mmtok", "todre")
+GREEDY = ("catp", "cdpruner", "dart", "divprune", "mmtok", "todre")
 every_method = pytest.mark.parametrize("name", GREEDY)
 
 
