@@ -193,8 +193,8 @@ def compile(
                     entropies = entropies or observe(facts, given).entropies
                     fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
                     stages = with_quota(facts, fitted.plan, quota or "joint").stages
-                    others = asked_attention(facts, attention) if attention is not None else ()
-                    wanted = Plan(stages, asked, seed or 0, outputs or "full", others)
+                    rewrites = asked_attention(facts, attention) if attention is not None else ()
+                    wanted = Plan(stages, asked, seed or 0, outputs or "full", rewrites)
                     note = fitted.note
                 else:
                     wanted = plan

@@ -92,8 +92,8 @@ def compile_separate(
                 entropies = observe(facts, own).entropies
                 fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
                 stages = with_quota(facts, fitted.plan, quota).stages
-                others = asked_attention(facts, attention) if attention is not None else ()
-                plan = Plan(stages, budgets[0], seed or 0, outputs or "full", others)
+                rewrites = asked_attention(facts, attention) if attention is not None else ()
+                plan = Plan(stages, budgets[0], seed or 0, outputs or "full", rewrites)
                 note = fitted.note
             refuse_decoder_stages(facts, plan)
             spent = report_budget(facts, plan)
