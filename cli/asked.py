@@ -70,6 +70,16 @@ def refuse_search(search: Wanted | None, source: str) -> None:
         )
 
 
+def refuse_unjudged(attention: str | None) -> None:
+    """Refuse a rewrite of attention beside a search, which judges plans without it."""
+    if attention is not None:
+        raise InputError(
+            "--attention cannot be given with a search, which judges plans without it",
+            expected="--attention with --budget and --method",
+            hint="add an [[attention]] entry to the plan that the search finds",
+        )
+
+
 def refuse_beside_plan(given: Mapping[str, object]) -> None:
     """Refuse what a plan holds itself; ``given`` is by option, None where it was not given."""
     for option, value in given.items():

@@ -33,6 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(default: chosen by the model)",
     )
     parser.add_argument(
+        "--attention",
+        metavar="NAME[{...}]",
+        help="another attention in the decoder, which drops no row: var, paint{alpha=0.5}, "
+        "var{p=0.6 site=decoder:4} (from its published layer on where no site is given)",
+    )
+    parser.add_argument(
         "--quota",
         type=quota,
         metavar="joint|image|N",
@@ -87,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         plan=args.plan,
         method=args.method,
+        attention=args.attention,
         quota=args.quota,
         prompt_buckets=args.prompt_buckets,
         target=args.target,

@@ -23,6 +23,7 @@ from tokopt.cli.asked import (
     refuse_beside_plan,
     refuse_beside_search,
     refuse_search,
+    refuse_unjudged,
 )
 from tokopt.cli.buckets import (
     checked_buckets,
@@ -51,6 +52,7 @@ from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
 from tokopt.passes.quotas import with_quota
+from tokopt.passes.rewrites.asked import asked_attention
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets import registry
@@ -90,6 +92,7 @@ def compile(
     *,
     budget: float | Sequence[float] | None = None,
     method: str | None = None,
+    attention: str | None = None,
     quota: Quota | None = None,
     plan: str | Path | Plan | None = None,
     prompt_buckets: Sequence[int] | None = None,
@@ -105,7 +108,8 @@ def compile(
     An archive of several programs (vision, prefill, decode) gives an artifact of as many.
     ``budget`` is the share of visual tokens left (mean over the consumer's layers); of several,
     each gets its own program over the same weights, the first is what runs unless another is asked
-    for.  ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
+    for.  ``attention`` asks for rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
+    ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
     methods, what is measured; the archive's example inputs where none are given.  ``outputs``
@@ -119,9 +123,18 @@ def compile(
     if (budget is None) == (plan is None):
         raise InputError("give either a budget or a plan", expected="--budget 0.1 or --plan FILE")
     if plan is not None:
-        refuse_beside_plan({"method": method, "seed": seed, "outputs": outputs, "quota": quota})
+        refuse_beside_plan(
+            {
+                "method": method,
+                "attention": attention,
+                "seed": seed,
+                "outputs": outputs,
+                "quota": quota,
+            }
+        )
     if search is not None:
         refuse_beside_search({"plan": plan, "method": method, "quota": quota})
+        refuse_unjudged(attention)
     budgets, buckets = checked_budgets(budget), checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
@@ -143,6 +156,7 @@ def compile(
             clock,
             budgets=budgets,
             method=method,
+            attention=attention,
             quota=quota or "joint",
             plan=plan,
             inputs=inputs,
@@ -179,7 +193,8 @@ def compile(
                     entropies = entropies or observe(facts, given).entropies
                     fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
                     stages = with_quota(facts, fitted.plan, quota or "joint").stages
-                    wanted = Plan(stages, asked, seed or 0, outputs or "full")
+                    rewrites = asked_attention(facts, attention) if attention is not None else ()
+                    wanted = Plan(stages, asked, seed or 0, outputs or "full", rewrites)
                     note = fitted.note
                 else:
                     wanted = plan

@@ -30,6 +30,7 @@ from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
 from tokopt.passes.quotas import with_quota
+from tokopt.passes.rewrites.asked import asked_attention
 from tokopt.passes.validate import Checked, validate
 from tokopt.targets.artifact import LOG, PLAN, building, seal
 from tokopt.targets.base import Target
@@ -56,6 +57,7 @@ def compile_separate(
     *,
     budgets: Sequence[float] = (),
     method: str | None = None,
+    attention: str | None = None,
     quota: Quota = "joint",
     plan: Plan | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
@@ -90,7 +92,8 @@ def compile_separate(
                 entropies = observe(facts, own).entropies
                 fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
                 stages = with_quota(facts, fitted.plan, quota).stages
-                plan = Plan(stages, budgets[0], seed or 0, outputs or "full")
+                rewrites = asked_attention(facts, attention) if attention is not None else ()
+                plan = Plan(stages, budgets[0], seed or 0, outputs or "full", rewrites)
                 note = fitted.note
             refuse_decoder_stages(facts, plan)
             spent = report_budget(facts, plan)

@@ -13,8 +13,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tokopt.ir.errors import InternalError
-from tokopt.passes.syntax import BARE, Items, Table, Value, Word
+from tokopt.ir.errors import InputError, InternalError
+from tokopt.passes.syntax import BARE, Call, Items, Table, Value, Word
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.ASCII)
@@ -62,6 +62,19 @@ def _read_union(value: Value, kinds: Sequence[Any]) -> Any:
         except ValueError:
             continue
     raise ValueError(" or ".join(map(describe_kind, kinds)))
+
+
+def read_settings(call: Call) -> dict[str, int | float | str]:
+    """Return the options of ``name{key=value}``.  ``InputError`` for a list or a table."""
+    found: dict[str, int | float | str] = {}
+    for key, (value, _) in call.options.entries.items():
+        try:
+            found[key] = read_value(value, int | float | str)
+        except ValueError as error:
+            raise InputError(
+                f"{call.name}: {key} is a list or a table", expected=str(error)
+            ) from error
+    return found
 
 
 def print_value(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tokopt.ir.errors import InputError
 from tokopt.passes.methods.method import GRID, Method
 from tokopt.passes.methods.registry import find_method
-from tokopt.passes.option import read_value
+from tokopt.passes.option import read_settings
 from tokopt.passes.syntax import read_calls
 
 Options = Mapping[str, int | float | str]
@@ -21,10 +21,7 @@ def asked_method(text: str) -> tuple[Method, Options]:
     if len(calls) != 1:
         raise InputError(f"{len(calls)} methods are asked for at once", expected="one method")
     method = find_method(calls[0].name)
-    options = {
-        key: read_value(value, int | float | str)
-        for key, (value, _) in calls[0].options.entries.items()
-    }
+    options = read_settings(calls[0])
     check_options(method, options)
     return method, options
 

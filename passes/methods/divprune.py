@@ -65,7 +65,7 @@ def _nearest_other(taps: Taps, rows: Tensor) -> Tensor:
 METHOD = Method(
     name="divprune",
     paper="arXiv:2503.02175",
-    licence="no licence file seen",
+    licence="CC BY-NC 4.0: non-commercial",
     cost="O(N²)",
     roles=frozenset({"vision", "decoder"}),
     score=score,

@@ -27,7 +27,7 @@ def score(taps: Taps) -> Tensor:
 METHOD = Method(
     name="fastervlm",
     paper="arXiv:2412.01818",
-    licence="no licence file seen",
+    licence="Apache-2.0",
     cost="O(N)",
     roles=frozenset({"vision"}),
     score=score,

@@ -81,7 +81,7 @@ def _rank(values: Tensor, frame: Tensor, frames: int) -> Tensor:
 METHOD = Method(
     name="stc",
     paper="arXiv:2512.00891",
-    licence="no licence file seen",
+    licence="no licence file; its package says Apache",
     cost="O(N)",
     roles=frozenset({"decoder"}),
     score=score,

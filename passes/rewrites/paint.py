@@ -87,6 +87,6 @@ REWRITE = Rewrite(
     notes="the last row looks harder at what the tower's class token looks at",
     mark=mark,
     needs=frozenset({"layers", "tower"}),
-    licence="not looked up",
+    licence="Apache-2.0",
     cost="O(N)",
 )

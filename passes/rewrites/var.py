@@ -74,7 +74,7 @@ REWRITE = Rewrite(
     first=2,
     options={"p": 0.6, "rho": 0.5, "summ": 0.2, "tau": 20.0, "dims": EVERY},
     neutral={"p": 1.0},
-    licence="not looked up",
+    licence="Apache-2.0",
     cost="O(N²)",
     notes="attention of text rows moves from sinks to other visual tokens",
 )

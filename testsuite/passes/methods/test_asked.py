@@ -22,6 +22,7 @@ def test_options_are_read_as_what_they_are() -> None:
         ("vtc_cls{start=3},stride", "2 methods"),
         ("vtc_cls{start", "expected"),
         ("vtc_clss{start=3}", "vtc_clss"),
+        ("vtc_cls{start=[3 4]}", "start is a list or a table"),
     ],
 )
 def test_what_is_not_known_is_refused(text: str, message: str) -> None:

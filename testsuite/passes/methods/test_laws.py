@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import inspect
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tokopt.passes.methods.greedy import loop
-from tokopt.passes.methods.method import LayerTap, Taps, TowerTap
+from tokopt.passes.methods.method import FEATURES, ITEMS, ROWS, LayerTap, Method, Taps, TowerTap
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.methods.rows import attention_row, attention_rows
 
@@ -23,8 +25,13 @@ CASES = [
     if not (role == "decoder" and relay == 0)
     if not (role == "vision" and relay is None and "relay" in method.needs)
 ]
-WEIGHS_PAIRS = {"mmtok"}
-"""Gains are sums over all rows for every token: nothing smaller than the square holds them."""
+SQUARES = {
+    "mmtok": "a gain sums over all rows what a token adds to each: a blocked loop would make all "
+    "products of rows anew in each of K steps, O(N²·C·K) for O(N²·K)",
+    "catp": "as mmtok, within images",
+}
+"""Methods whose score holds two dims of N rows, and why a row, a Gram product or a blocked loop
+would not do."""
 READS_POSITION = {
     "stc",
     "random",
@@ -203,8 +210,11 @@ def test_a_control_reads_nothing_but_candidates(name: str) -> None:
 def test_a_score_traces_with_free_sizes_and_has_no_square(
     name: str, role: str, relay: int | None
 ) -> None:
-    """Traced at one size, the graph is right at another; no value has two dims of N rows."""
-    taps = drawn_taps(role, relay=relay, layers=2, carried=True)
+    """Traced at one size, the graph is right at another; no value has two dims of N rows.
+
+    That is so of what a stage computes besides, too: what it folds, weighs, passes on, remembers.
+    """
+    taps, method = drawn_taps(role, relay=relay, layers=2, carried=True), METHODS[name]
 
     def flat(taps: Taps) -> list[Tensor]:
         operands = [x for t in taps.layers for x in (t.query, t.key, t.value)]
@@ -217,23 +227,31 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
         first = [taps.candidates, taps.hidden, taps.carried, taps.entry, text]
         return [*operands, *first, taps.places.table, *tower]
 
-    def traced(*operands: Tensor) -> Tensor:
+    def at(*operands: Tensor) -> Taps:
         layers = [rebuilt(d, *operands[3 * d : 3 * d + 3]) for d in range(2)]
         candidates, hidden, carried, entry, text, where, *tower = operands[6:]
-        return score(
-            name,
-            dataclasses.replace(
-                taps,
-                layers=layers,
-                candidates=candidates,
-                hidden=hidden,
-                carried=carried,
-                entry=entry,
-                text=None if taps.text is None else text,
-                places=None if taps.places is None else taps.places.seen(where),
-                tower=tower_of(rebuilt(0, *tower[:3]), candidates, tower[3]) if tower else None,
-            ),
+        return dataclasses.replace(
+            taps,
+            layers=layers,
+            candidates=candidates,
+            hidden=hidden,
+            carried=carried,
+            entry=entry,
+            text=None if taps.text is None else text,
+            places=None if taps.places is None else taps.places.seen(where),
+            tower=tower_of(rebuilt(0, *tower[:3]), candidates, tower[3]) if tower else None,
         )
+
+    def traced(*operands: Tensor) -> Tensor:
+        return score(name, at(*operands))
+
+    def besides(*operands: Tensor) -> list[Tensor]:
+        there = at(*operands)
+        sizes = (1 + there.hidden.abs()).amax(-1).ceil()
+        return made_besides(method, dataclasses.replace(there, sizes=sizes))
+
+    def first(*operands: Tensor) -> Tensor:
+        return score(name, dataclasses.replace(at(*operands), carried=None))
 
     graph = make_fx(traced, tracing_mode="symbolic")(*flat(taps))
     sizes = ((2, 14), (3, 14) if role == "vision" else (3, 15))  # visual rows are as many
@@ -242,8 +260,31 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
         there, expected = graph(*flat(other)), score(name, other)
         torch.testing.assert_close(there, expected, rtol=1e-5, atol=1e-6)
     found = squares(graph, graph.graph.find_nodes(op="placeholder")[6])
-    assert bool(found) == (name in WEIGHS_PAIRS)
+    if "carried" in inspect.getsource(sys.modules[method.score.__module__]):
+        begun = make_fx(first, tracing_mode="symbolic")(*flat(taps))
+        found += squares(begun, begun.graph.find_nodes(op="placeholder")[6])
+    assert bool(found) == (name in SQUARES)
     assert not [n for n in graph.graph.nodes if "_local_scalar_dense" in str(n.target)]
+    if any((method.combine, method.weigh, method.passes_on, method.remember)):
+        more = make_fx(besides, tracing_mode="symbolic")(*flat(taps))
+        assert not squares(more, more.graph.find_nodes(op="placeholder")[6])
+
+
+def made_besides(method: Method, taps: Taps) -> list[Tensor]:
+    """What a stage of a method computes beside its score, of the first rows that stay."""
+    gone = taps.count - taps.keep
+    stay = torch.arange(taps.candidates.shape[1], device=taps.hidden.device)[gone:]
+    stay = stay.expand(taps.candidates.shape[0], -1)
+    made = [f(taps, stay) for f in (method.combine, method.weigh) if f is not None]
+    made += [] if method.passes_on is None else [method.passes_on(taps)]
+    shapes = {ITEMS: taps.hidden.shape[0], ROWS: taps.count, FEATURES: taps.hidden.shape[2]}
+    state = {
+        key: taps.hidden.new_zeros([shapes[n] if isinstance(n, str) else n for n in shape])
+        for key, shape in method.state.items()
+    }
+    if method.remember is not None:
+        made += method.remember(dataclasses.replace(taps, state=state), stay).values()
+    return made
 
 
 def rebuilt(depth: int, query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
