@@ -10,6 +10,7 @@ import functools
 
 import pytest
 import torch
+from testsuite.exhaustive import thinned
 from testsuite.passes.analysed import analysed
 from testsuite.passes.families import every_input, rewritten
 from testsuite.passes.methods.drawn_taps import drawn_taps
@@ -83,7 +84,7 @@ SIZES = {
 """The most that operations may grow by: with twice as many rows, with twice as many that stay."""
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", thinned(METHODS, 3))
 def test_operations_grow_as_the_method_says(name: str) -> None:
     rows, kept = SIZES[METHODS[name].cost]
     small = operations(name, 256, 64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from testsuite.exhaustive import crossed
 from testsuite.passes.captioner import Form, build
 from testsuite.passes.gates import facts_of, failures
 
@@ -34,8 +35,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "plan"), crossed(FORMS, PLANS))
 def test_a_plan_on_a_cross_attention_decoder_passes_every_gate(form: str, plan: str) -> None:
     sample = build(FORMS[form])
     assert failures(facts_of(sample), PLANS[plan], sample.inputs) == []

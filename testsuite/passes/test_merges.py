@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from testsuite.exhaustive import crossed
 from testsuite.passes.gates import facts_of, failures
 from testsuite.passes.prefixed import Form, build
 
@@ -30,8 +31,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "plan"), crossed(FORMS, PLANS))
 def test_a_plan_passes_every_gate_however_the_image_is_merged(form: str, plan: str) -> None:
     sample = build(FORMS[form])
     assert failures(facts_of(sample), PLANS[plan], sample.inputs) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from testsuite.exhaustive import thinned
 from testsuite.passes.families import every_input, lowered
 
 from tokopt.cli.target_gate import against_target
@@ -20,7 +21,7 @@ PLANS = {  # of few layers: what a compilation costs is the number of kernels it
 @pytest.mark.slow
 @pytest.mark.needs_cxx
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", thinned(PLANS, 4))
 def test_machine_code_keeps_the_rows_and_computes_the_outputs_of_the_oracle(name: str) -> None:
     done = lowered(name, PLANS[name], "aotinductor")
     for given in every_input(done.family)[:2]:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Mapping
 
 import pytest
+from testsuite.exhaustive import by_default
 from testsuite.zoo import judge, registry
 from testsuite.zoo.sample import Sample
 
@@ -27,6 +28,9 @@ BARRED: Mapping[str, Mapping[str, str]] = {
 """Model -> role -> words of the reason why no site of that stack is legal."""
 
 NAMES = registry.names()
+COMPILED = sorted(set(NAMES) - ELSEWHERE)
+DEFAULT = frozenset(NAMES[::2])
+"""The models of the default run: one in two is exported."""
 
 
 @functools.cache
@@ -39,13 +43,13 @@ def facts(name: str) -> Facts:
     return analyse(normalize(built(name).exported))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", by_default(NAMES, DEFAULT.__contains__))
 def test_the_exported_program_equals_the_eager_model(name: str) -> None:
     assert len(built(name).all_inputs) >= 2
     assert max(judge.differences(built(name))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - ELSEWHERE))
+@pytest.mark.parametrize("name", by_default(COMPILED, DEFAULT.__contains__))
 def test_every_stack_that_has_no_legal_site_is_listed_with_its_reason(name: str) -> None:
     found = {
         stack.role: str(stack.sites[-1].barrier)
@@ -57,7 +61,7 @@ def test_every_stack_that_has_no_legal_site_is_listed_with_its_reason(name: str)
     assert {role: text for role, text in listed.items() if text not in found[role]} == {}
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - ELSEWHERE))
+@pytest.mark.parametrize("name", by_default(COMPILED, DEFAULT.__contains__))
 def test_half_of_the_rows_leave_and_the_oracle_agrees(name: str) -> None:
     places = judge.chosen_places(facts(name))
     if not places:

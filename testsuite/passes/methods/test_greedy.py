@@ -200,6 +200,7 @@ def test_onnx_runtime_chooses_as_torch_does(program: ExportedProgram, tmp_path: 
             assert torch.equal(found[name], wanted), name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.needs_cxx
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_aotinductor_chooses_as_torch_does(tmp_path: Path) -> None:

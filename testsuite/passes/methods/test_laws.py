@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from testsuite.exhaustive import first_of
 from testsuite.passes.methods.drawn_taps import PREFIX, blocks, drawn_taps, tower_of
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -205,7 +206,7 @@ def test_a_control_reads_nothing_but_candidates(name: str) -> None:
     assert torch.equal(score(name, first), score(name, blind))
 
 
-@every_case
+@pytest.mark.parametrize(("name", "role", "relay"), first_of(CASES))
 def test_a_score_traces_with_free_sizes_and_has_no_square(
     name: str, role: str, relay: int | None
 ) -> None:
