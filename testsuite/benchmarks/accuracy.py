@@ -3,7 +3,8 @@
 Every method of the library is compiled for every model (testsuite/models) at every budget for ONNX
 Runtime with all gates (inputs: pictures of the training split), then answers held-out questions.
 Writes results/accuracy-MODEL.json with everything behind it, and from those of all models a table
-and a picture, results/accuracy.{md,png}.  Whatever was measured is written at once.
+and a picture, results/accuracy.{md,png}, and the tables of the README (``--show``: these alone).
+Whatever was measured is written at once; ``--add`` measures more beside it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from testsuite.benchmarks.accuracy_plot import draw
+from testsuite.benchmarks.accuracy_readme import write_readme
 from testsuite.benchmarks.accuracy_table import cell, control, table
 from testsuite.models.build import archive
 from testsuite.models.digits import KINDS, samples
@@ -184,7 +186,10 @@ def main() -> None:
     flags.add_argument("--budgets", type=budgets, default=ORDER)
     flags.add_argument("--jobs", type=int, default=1, help="processes side by side")
     flags.add_argument("--add", action="store_true", help="keep what else was measured")
+    flags.add_argument("--show", action="store_true", help="measure nothing: tables and picture")
     args = flags.parse_args()
+    if args.show:
+        return show(args.out)
     start, models, methods = time.perf_counter(), args.models.split(","), args.methods.split(",")
     cells = [(model, args.samples, m, b) for model in models for b in args.budgets for m in methods]
     rows: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
@@ -248,6 +253,8 @@ def show(folder: Path) -> None:
     text = "\n".join(table(name, data) for name, data in every.items())
     (folder / "accuracy.md").write_text(text)
     draw(every, folder / "accuracy.png")
+    if folder == RESULTS:
+        write_readme(every)
 
 
 if __name__ == "__main__":
