@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
 from tokopt.passes.methods.method import LAST_ROW, LayerTap, TowerTap
+
+if TYPE_CHECKING:
+    from tokopt.passes.rewrites.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Rewrite:
     ``attend`` returns the new attention of the rows asked, fp32 ``[B, H, T, N]``, each row of sum
     1.  ``rows``: it changes that of the last row of the prompt (``"last"``; padding is none), or
     of all rows behind the last visual one (``"behind"``; all are asked).  ``mark`` is computed
-    once for layers that have the same rows.  ``first`` is the published first layer.
+    once for layers that have the same rows.  ``scaling``: ``attend`` in the form that needs no
+    attention written out.  ``first`` is the published first layer.
     ``neutral``: options under which nothing changes.  ``needs``, ``licence`` and ``cost`` are as in
     ``Method``; ``mark`` may read the tower where it needs ``"tower"``.
     """
@@ -64,6 +68,7 @@ class Rewrite:
     neutral: Mapping[str, int | float | str]
     notes: str
     mark: Callable[[Marking], Tensor] | None = None
+    scaling: Scaling | None = None
     needs: frozenset[str] = frozenset({"layers"})
     licence: str = ""
     cost: str = ""
