@@ -117,7 +117,11 @@ class Search:
             if not whole:
                 raise KeyboardInterrupt
             why = next((j.why for j in self._judged()), "no plan was tried")
-            raise BudgetError(f"no plan meets the budget {float(self.budget):g}: {why}")
+            given = {} if self.bounded is None else self.bounded.limits.given
+            asked = ",".join(f"{kind}={limit:g}" for kind, limit in given.items())
+            raise BudgetError(
+                f"no plan meets the budget {asked or f'{float(self.budget):g}'}: {why}"
+            )
         return Found(best, tuple(self._judged()), self.measure, whole)
 
     def _judged(self) -> list[Judged]:

@@ -71,7 +71,7 @@ def test_every_method_is_judged_within_the_limits_and_none_is_better(found: Foun
 
 
 def test_limits_that_no_plan_meets_name_a_nearest_one() -> None:
-    with pytest.raises(BudgetError, match=r"meets flops=0\.001") as error:
+    with pytest.raises(BudgetError, match=r"the budget flops=0\.001: ") as error:
         search(Limits(flops=0.001)).run(Effort(0, 1, 1))
     assert "nearest plan" in str(error.value) and "keeps" in str(error.value)
 
