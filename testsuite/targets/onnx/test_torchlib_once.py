@@ -1,9 +1,11 @@
-"""The table of translations: made once, a copy for each export, torch's own outside the block."""
+"""The exporter's table and signatures: made once, torch's own outside the block."""
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
+from onnx_ir.schemas import OpSignature
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tokopt.targets.onnx.operators import OPSET
@@ -43,8 +45,22 @@ def test_the_table_is_torchs_own() -> None:
 
 
 def test_after_the_block_torch_makes_its_own_again_whatever_happened_in_it() -> None:
-    before = ONNXRegistry.__dict__["from_torchlib"]
+    def current() -> tuple[object, object]:
+        return ONNXRegistry.__dict__["from_torchlib"], OpSignature.__dict__["from_op_schema"]
+
+    before = current()
     with pytest.raises(KeyError), torchlib_once():
-        assert ONNXRegistry.__dict__["from_torchlib"] is not before
+        assert all(a is not b for a, b in zip(current(), before, strict=True))
         raise KeyError
-    assert ONNXRegistry.__dict__["from_torchlib"] is before
+    assert all(a is b for a, b in zip(current(), before, strict=True))
+
+
+def test_a_signature_is_that_of_its_version_and_comes_from_the_schema() -> None:
+    schemas = [onnx.defs.get_schema("ReduceMax", version, "") for version in (11, 18)]
+    own = [OpSignature.from_op_schema(schema) for schema in schemas]
+    with torchlib_once():
+        kept = [OpSignature.from_op_schema(schema) for schema in schemas]
+        again = [OpSignature.from_op_schema(schema) for schema in schemas]
+    assert str(own[0]) != str(own[1])
+    assert [str(signature) for signature in kept] == [str(signature) for signature in own]
+    assert all(a is b for a, b in zip(kept, again, strict=True))
