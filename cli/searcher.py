@@ -52,7 +52,7 @@ class Searcher:
         self.batches = (
             [dict(examples)]
             if wanted.data is None
-            else calibration(facts.exported, wanted.data, placeholders)
+            else calibration(facts.exported, wanted.data, placeholders, wanted.processor)
         )
         if self.weak and not quiet:
             say(f"warning: {WEAK} (--calibration FILE)")
