@@ -14,15 +14,21 @@ from tokopt.targets.parts import part_of
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asks of a search; ``data`` None: the archive's example inputs."""
+    """What a person asks of a search; ``data`` None: the archive's example inputs.
+
+    ``processor``: the folder or name of what makes inputs of ``data`` that is pictures and prompts.
+    """
 
     data: str | Path | None = None
     effort: str = "default"
     trials: int | None = None
     storage: str | Path | None = None
+    processor: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for an effort that is none, or a number of trials below 0."""
+        """Raise ``InputError`` for what cannot be asked for."""
+        if self.processor is not None and self.data is None:
+            raise InputError("--processor without --calibration", expected="--calibration FOLDER")
         if self.effort not in EFFORTS:
             raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
         if self.trials is not None and self.trials < 0:

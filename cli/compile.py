@@ -69,7 +69,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--calibration",
         metavar="PATH",
         help="search for the best plan on these samples: safetensors laid out as for `tokopt eval` "
-        "(answers are not needed)",
+        "(answers are not needed), or a folder of pictures with a jsonl file of "
+        '{"image": …, "prompt": …}',
+    )
+    parser.add_argument(
+        "--processor",
+        metavar="NAME",
+        help="what makes inputs of pictures and prompts: a folder or name that transformers knows",
     )
     parser.add_argument(
         "--effort",
@@ -122,10 +128,10 @@ def search_of(args: argparse.Namespace) -> Wanted | None:
     """Return the search that is asked for, None where none is."""
     from tokopt.cli.asked import Wanted
 
-    asked = (args.calibration, args.effort, args.trials, args.search_storage)
-    if all(option is None for option in asked):
+    given = (args.trials, args.search_storage, args.processor)
+    if all(option is None for option in (args.calibration, args.effort, *given)):
         return None
-    return Wanted(args.calibration, args.effort or "default", args.trials, args.search_storage)
+    return Wanted(args.calibration, args.effort or "default", *given)
 
 
 def budgets(text: str) -> tuple[float, ...] | Limits:

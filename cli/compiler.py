@@ -52,6 +52,7 @@ from tokopt.passes.decompose import decompose
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
+from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
 from tokopt.passes.within import Meter
@@ -138,7 +139,6 @@ def compile(
     if search is not None:
         refuse_beside_search({"plan": plan, "method": method, "quota": quota})
         refuse_unjudged(attention)
-        refuse_limits(budget if isinstance(budget, Limits) else None, "a search")
     limits = budget if isinstance(budget, Limits) else None
     budgets = (budget.rows,) if isinstance(budget, Limits) else checked_budgets(budget)
     buckets = checked_buckets(prompt_buckets)
@@ -195,7 +195,8 @@ def compile(
             with clock.stage("plan" if searcher is None else "search"):
                 note = ""
                 if searcher is not None:
-                    fitted = searcher.fit(budgets[number], seed or 0)
+                    bounded = None if limits is None else Bounded(meter, limits)
+                    fitted = searcher.fit(budgets[number], seed or 0, bounded)
                     wanted = replace(fitted.plan, outputs=outputs or "full")
                     note = fitted.note
                 elif plan is not None:

@@ -48,8 +48,9 @@ def explain(
         file = folder / of_part(PLAN, part)
         plan = Plan.from_toml(read_plan_text(str(file)), str(file))
         lost = None if ground is None else losses(ground[0], [ground[1]], plan, find_method)
-        asked = own.budget.requested.get("tokens")
-        judged = None if asked is None else searched.get(f"{asked:g}")
+        asked = own.budget.requested
+        rows = min(asked.get("tokens", 1.0), asked.get("kv", 1.0))  # as ``Limits.rows``
+        judged = searched.get(f"{rows:g}") if asked else None
         told.append(_budget(own.budget, plan, judged, lost))
     return {
         "schema_version": 1,

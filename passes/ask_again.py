@@ -11,7 +11,7 @@ from tokopt.ir.attention import Attention
 from tokopt.ir.dims import arguments_of
 from tokopt.ir.layout import Layout
 from tokopt.passes.operands import Operands
-from tokopt.passes.rewrites.rewrite import Attended
+from tokopt.passes.rewrites.attended import Attended
 from tokopt.passes.rewrites.scaling import Scaling
 from tokopt.passes.workspace import Workspace
 

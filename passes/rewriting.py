@@ -23,8 +23,9 @@ from tokopt.ir.plan import Attending, Plan
 from tokopt.ir.sites import Site
 from tokopt.passes.ask_again import ask_again
 from tokopt.passes.operands import Operands
+from tokopt.passes.rewrites.attended import Attended, Marking
 from tokopt.passes.rewrites.registry import find_rewrite
-from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite, last_rows, rows_behind
+from tokopt.passes.rewrites.rewrite import Rewrite, last_rows, rows_behind
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stream_view import stream_view
 from tokopt.passes.taps import tap_recipe

@@ -77,12 +77,7 @@ def fit_within(
     does.  Raises ``BudgetError`` naming the nearest plan where none meets them, and
     ``UnsupportedError`` for ``kv`` of a model without decoder.
     """
-    consumer = meter.facts.consumer
-    if limits.kv is not None and not consumer.role.startswith("decoder"):
-        raise UnsupportedError(
-            "kv= limits the cache of a decoder, and this model has none",
-            expected=f"tokens=, flops= or latency=, of {consumer.role}",
-        )
+    refuse_without_cache(meter.facts, limits)
     wanted = meter.wanted(limits)
     room = dict(wanted)
     while True:
@@ -94,6 +89,15 @@ def fit_within(
         # what the selector does comes on top: leave room for it and look again
         for kind, limit in wanted.items():
             room[kind] = min(room[kind], limit - max(0.0, exact[kind] - predicted[kind]))
+
+
+def refuse_without_cache(facts: Facts, limits: Limits) -> None:
+    """Refuse ``kv`` of a model without decoder, with ``UnsupportedError``."""
+    if limits.kv is not None and not facts.consumer.role.startswith("decoder"):
+        raise UnsupportedError(
+            "kv= limits the cache of a decoder, and this model has none",
+            expected=f"tokens=, flops= or latency=, of {facts.consumer.role}",
+        )
 
 
 def _most(

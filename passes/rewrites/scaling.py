@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.rows import several
-from tokopt.passes.rewrites.rewrite import Attended
+from tokopt.passes.rewrites.attended import Attended
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from tokopt.ir.errors import InputError
 from tokopt.passes.methods.rows import TINY
-from tokopt.passes.rewrites.rewrite import Attended, Rewrite
+from tokopt.passes.rewrites.attended import Attended
+from tokopt.passes.rewrites.rewrite import Rewrite
 from tokopt.passes.rewrites.scaling import Scaling
 
 EVERY = "all"

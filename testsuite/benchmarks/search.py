@@ -188,7 +188,8 @@ def beside(rows: list[dict[str, Any]]) -> str:
             "",
             f"Spearman of nearness with accuracy over the methods: {orders}; "
             f"of retained flow with nearness (cosine): {row['flow_to_distance']}. "
-            f"{row['judged']} plans in {row['seconds']} s."
+            f"{row['judged']} plans in {row['seconds']} s, searched on {row['samples']} samples "
+            f"with {row['trials']} trials."
             + (f" Same seed, same plan: {row['again']}." if "again" in row else ""),
         ]
         parts.append("\n".join(lines))

@@ -169,3 +169,14 @@ def test_limits_are_kept_together_and_recorded(
     assert main([*line, "--budget", "flops=0.8", "--effort", "quick"]) == 3
     assert main([*line, "--budget", "tokens=0.5", "--device", "abacus"]) == 2
     assert "abacus" in capfd.readouterr().err
+
+
+def test_attention_is_asked_for_beside_a_budget_of_a_model_with_a_decoder(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compile", str(archive), "-o", str(tmp_path / "out"), "--attention", "var{p=0.5}"]
+    assert main([*line, *STRIDE]) == 3
+    assert "this model has none" in capsys.readouterr().err
+    assert main([*line, *STRIDE, "--trials", "1"]) == 2
+    assert main([*line, "--plan", "plan.toml"]) == 2
+    assert "--attention cannot be given with --plan" in capsys.readouterr().err

@@ -7,7 +7,8 @@ from testsuite.passes.methods.drawn_taps import drawn_taps
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.rewrites.rewrite import Attended, rows_behind
+from tokopt.passes.rewrites.attended import Attended
+from tokopt.passes.rewrites.rewrite import rows_behind
 from tokopt.passes.rewrites.var import REWRITE, SCALING
 
 SETTINGS = {"p": 0.6, "rho": 0.3, "summ": 0.7, "tau": 2.2}
