@@ -161,7 +161,7 @@ def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_as_it_was
 
 
 @pytest.mark.parametrize(
-X
+    "stage", ["planner.observe", "compiler.save_program", "compiler.against_target"]
 )
 def test_ctrl_c_leaves_what_was_there_before(
     archive: Path, built: Path, place: Path, monkeypatch: pytest.MonkeyPatch, stage: str
