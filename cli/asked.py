@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.passes.limits import Limits
 from tokopt.passes.search.effort import EFFORTS
 from tokopt.targets.parts import part_of
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asks of a search; ``data`` None: the archive's example inputs."""
+    """What a person asks of a search; ``data`` None: the archive's example inputs.
+
+    ``processor``: the folder or name of what makes inputs of ``data`` that is pictures and prompts.
+    """
 
     data: str | Path | None = None
     effort: str = "default"
     trials: int | None = None
     storage: str | Path | None = None
+    processor: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``InputError`` for an effort that is none, or a number of trials below 0."""
+        """Raise ``InputError`` for what cannot be asked for."""
+        if self.processor is not None and self.data is None:
+            raise InputError("--processor without --calibration", expected="--calibration FOLDER")
         if self.effort not in EFFORTS:
             raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
         if self.trials is not None and self.trials < 0:
@@ -67,6 +74,16 @@ def refuse_search(search: Wanted | None, source: str) -> None:
             where=source,
             expected="an archive of one program",
             hint="search on the prefill program alone, and give the plan it finds",
+        )
+
+
+def refuse_limits(limits: Limits | None, source: str) -> None:
+    """Refuse several numbers as a budget where only tokens can be asked for."""
+    if limits is not None and set(limits.given) != {"tokens"}:
+        raise UnsupportedError(
+            f"a budget of {', '.join(limits.given)} for {source}",
+            expected="--budget 0.1, a share of the tokens",
+            hint="compile the prefill program alone to see what a share costs",
         )
 
 

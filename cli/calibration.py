@@ -1,4 +1,7 @@
-"""Calibration: the samples that plans are judged on, from files laid out as those of ``eval``."""
+"""Calibration: the samples that plans are judged on.
+
+From files laid out as those of ``eval``, or from pictures and prompts (``prompted.py``).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from torch.export import ExportedProgram
 from tokopt.cli.eval_batch import batch_size
 from tokopt.cli.eval_data import find_data
 from tokopt.cli.inputs import check_merges
+from tokopt.cli.prompted import is_prompted, processor_named, prompted
+from tokopt.ir.errors import InputError
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.signature import signature_of
 
@@ -18,17 +23,40 @@ BATCH, MOST = 32, 256
 
 
 def calibration(
-    exported: ExportedProgram, place: str | Path, placeholders: tuple[Placeholders, ...]
+    exported: ExportedProgram,
+    place: str | Path,
+    placeholders: tuple[Placeholders, ...],
+    processor: str | None = None,
 ) -> list[dict[str, Tensor]]:
     """Return the first ``MOST`` samples of a safetensors file or folder, in batches.
 
-    Answers and kinds are left aside.  Raises ``InputError`` before any search for files that
-    are missing, empty or damaged, do not fit the program, hold NaN, or whose items have another
-    number of image placeholders than the program wants.
+    Or of a folder of pictures and prompts, by the ``processor`` of that folder or name.  Answers
+    and kinds are left aside.  Raises ``InputError`` before any search for files that are missing,
+    empty or damaged, do not fit the program, hold NaN, or whose items have another number of image
+    placeholders than the program wants.
     """
     signature = signature_of(exported)
-    size = batch_size(signature, BATCH)
     found: list[dict[str, Tensor]] = []
+    if is_prompted(place):
+        if processor is None:
+            raise InputError(
+                "pictures and prompts are made inputs by a processor",
+                where=str(place),
+                expected="--processor NAME, or safetensors",
+                hint="the folder or name of the model that was exported",
+            )
+        made = processor_named(processor)
+        for inputs, where in prompted(place, made, signature, BATCH, MOST):
+            check_merges(inputs, placeholders, where)
+            found.append(inputs)
+        return found
+    if processor is not None:
+        raise InputError(
+            "--processor is for a folder of pictures and prompts",
+            where=str(place),
+            expected="a folder with a *.jsonl file in it",
+        )
+    size = batch_size(signature, BATCH)
     left = MOST
     for file in find_data(place, signature, labelled=False):
         for batch in file.batches(signature, size, left):

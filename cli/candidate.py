@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.cli.recorded import gate_result, recorded_budget
+from tokopt.cli.recorded import Costs, gate_result, recorded_budget
 from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.manifest import Variant
@@ -31,13 +31,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One budget's program, ``asked`` for which budget, and its gates.
+    """One budget's program, what was asked and is spent, and its gates.
 
     ``pieces`` are lowered: ``final`` itself, or what it is for each of several prompt lengths.
     """
 
     part: str
-    asked: float | None
+    costs: Costs
     note: str
     spent: BudgetReport
     work: Work
@@ -53,7 +53,7 @@ class Candidate:
         return Variant(
             self.part,
             signature_of(self.final, self.names),
-            recorded_budget(self.asked, self.checked.plan, self.spent, self.work, self.verdicts),
+            recorded_budget(self.costs, self.checked.plan, self.spent, self.work, self.verdicts),
             tuple(gate_result(v) for v in self.verdicts),
             self.checked.applied.memory,
             self.padding,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokopt.cli.asked import Wanted
     from tokopt.cli.compiler import Compiled
     from tokopt.ir.plan import Quota
+    from tokopt.passes.limits import Limits
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=budgets,
         metavar="B[,B...]",
         help="share of the visual tokens left, e.g. 0.1; of several (0.25,0.1) each gets a program "
-        "over the same weights, and the first is the default",
+        "over the same weights, and the first is the default; or limits that one program keeps "
+        "together: tokens=0.2,kv=0.2,flops=0.3,latency=20ms (of a share of the original's: 0.4)",
     )
     what.add_argument("--plan", metavar="FILE", help="apply this plan exactly")
     parser.add_argument(
@@ -54,6 +56,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
+    parser.add_argument(
+        "--device", help="what latency is predicted for: a100, h100, h200, l4, rtx4090 or cpu"
+    )
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
     parser.add_argument(
         "--outputs",
@@ -64,7 +69,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--calibration",
         metavar="PATH",
         help="search for the best plan on these samples: safetensors laid out as for `tokopt eval` "
-        "(answers are not needed)",
+        "(answers are not needed), or a folder of pictures with a jsonl file of "
+        '{"image": …, "prompt": …}',
+    )
+    parser.add_argument(
+        "--processor",
+        metavar="NAME",
+        help="what makes inputs of pictures and prompts: a folder or name that transformers knows",
     )
     parser.add_argument(
         "--effort",
@@ -97,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         quota=args.quota,
         prompt_buckets=args.prompt_buckets,
         target=args.target,
+        device=args.device,
         inputs=args.inputs,
         outputs=args.outputs,
         search=search_of(args),
@@ -116,14 +128,18 @@ def search_of(args: argparse.Namespace) -> Wanted | None:
     """Return the search that is asked for, None where none is."""
     from tokopt.cli.asked import Wanted
 
-    asked = (args.calibration, args.effort, args.trials, args.search_storage)
-    if all(option is None for option in asked):
+    given = (args.trials, args.search_storage, args.processor)
+    if all(option is None for option in (args.calibration, args.effort, *given)):
         return None
-    return Wanted(args.calibration, args.effort or "default", args.trials, args.search_storage)
+    return Wanted(args.calibration, args.effort or "default", *given)
 
 
-def budgets(text: str) -> tuple[float, ...]:
-    """Return the numbers of ``0.25,0.1``."""
+def budgets(text: str) -> tuple[float, ...] | Limits:
+    """Return the numbers of ``0.25,0.1``, or the limits of ``tokens=0.25,flops=0.3``."""
+    if "=" in text:
+        from tokopt.passes.limits import parse_limits
+
+        return parse_limits(text)
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:
@@ -154,6 +170,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "status": compiled.manifest.status,
         "target": compiled.manifest.target,
         "budget": compiled.manifest.budget.requested.get("tokens"),
+        "requested": dict(compiled.manifest.budget.requested),
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "attention": [vars(entry) for entry in compiled.plan.attention],
@@ -218,6 +235,11 @@ def show_table(compiled: Compiled) -> None:
         f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
         f"in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
+    asked = compiled.manifest.budget.requested
+    if set(asked) - {"tokens"}:
+        total = compiled.manifest.budget.total
+        spent = (f"{k} {total[k].predicted:.4g} of at most {most:.4g}" for k, most in asked.items())
+        show(f"budget: {', '.join(spent)} (latency in seconds, predicted)")
     for other in compiled.others:
         show("")
         show_table(other)

@@ -22,6 +22,7 @@ from tokopt.cli.asked import (
     checked_budgets,
     refuse_beside_plan,
     refuse_beside_search,
+    refuse_limits,
     refuse_search,
     refuse_unjudged,
 )
@@ -35,6 +36,8 @@ from tokopt.cli.buckets import (
 from tokopt.cli.candidate import Candidate, Piece
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
+from tokopt.cli.planner import Planner, device_for
+from tokopt.cli.recorded import Costs
 from tokopt.cli.separate_compiler import compile_separate
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import GateError, InputError
@@ -46,15 +49,13 @@ from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
-from tokopt.passes.default_plan import default_fit
-from tokopt.passes.fit import Entropies
+from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
-from tokopt.passes.observe import observe
-from tokopt.passes.quotas import with_quota
-from tokopt.passes.rewrites.asked import asked_attention
+from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
+from tokopt.passes.within import Meter
 from tokopt.targets import registry
 from tokopt.targets.artifact import LOG, PLAN, building, seal
 from tokopt.targets.manifest import FAILED, OK, Manifest, Run
@@ -90,13 +91,14 @@ def compile(
     source: str | Path | Program,
     output: str | Path | None = None,
     *,
-    budget: float | Sequence[float] | None = None,
+    budget: float | Sequence[float] | Limits | None = None,
     method: str | None = None,
     attention: str | None = None,
     quota: Quota | None = None,
     plan: str | Path | Plan | None = None,
     prompt_buckets: Sequence[int] | None = None,
     target: str | None = None,
+    device: str | None = None,
     inputs: str | Path | Mapping[str, Tensor] | None = None,
     outputs: Outputs | None = None,
     seed: int | None = None,
@@ -108,7 +110,9 @@ def compile(
     An archive of several programs (vision, prefill, decode) gives an artifact of as many.
     ``budget`` is the share of visual tokens left (mean over the consumer's layers); of several,
     each gets its own program over the same weights, the first is what runs unless another is asked
-    for.  ``attention`` asks for rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
+    for.  ``Limits`` are one budget of several numbers, all of them kept; ``device`` says of what
+    ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
+    rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
@@ -135,7 +139,9 @@ def compile(
     if search is not None:
         refuse_beside_search({"plan": plan, "method": method, "quota": quota})
         refuse_unjudged(attention)
-    budgets, buckets = checked_budgets(budget), checked_buckets(prompt_buckets)
+    limits = budget if isinstance(budget, Limits) else None
+    budgets = (budget.rows,) if isinstance(budget, Limits) else checked_budgets(budget)
+    buckets = checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = registry.find(target) if target else registry.default()
@@ -149,6 +155,7 @@ def compile(
     if len(program.graphs) > 1:
         refuse_buckets(buckets, program.source)
         refuse_search(search, program.source)
+        refuse_limits(limits, program.source)
         whole = compile_separate(
             program,
             folder,
@@ -180,28 +187,29 @@ def compile(
 
                 ground = (facts, search, given, placeholders, program.sha256)
                 searcher = Searcher(*ground, journal_of(folder), quiet)
-        entropies: Entropies | None = None
+        meter = Meter(facts, given, device_for(limits, chosen.name, device))
+        joint = (quota or "joint", seed or 0, outputs or "full")
+        planner = Planner(facts, given, method, attention, *joint)
         made: list[Candidate] = []
         for number in range(max(1, len(budgets))):
             with clock.stage("plan" if searcher is None else "search"):
-                note, asked = "", plan.budget if plan is not None else budgets[number]
+                note = ""
                 if searcher is not None:
-                    fitted = searcher.fit(budgets[number], seed or 0)
+                    bounded = None if limits is None else Bounded(meter, limits)
+                    fitted = searcher.fit(budgets[number], seed or 0, bounded)
                     wanted = replace(fitted.plan, outputs=outputs or "full")
                     note = fitted.note
-                elif plan is None:
-                    entropies = entropies or observe(facts, given).entropies
-                    fitted = default_fit(facts, budgets[number], method, entropies, seed or 0)
-                    stages = with_quota(facts, fitted.plan, quota or "joint").stages
-                    rewrites = asked_attention(facts, attention) if attention is not None else ()
-                    wanted = Plan(stages, asked, seed or 0, outputs or "full", rewrites)
-                    note = fitted.note
-                else:
+                elif plan is not None:
                     wanted = plan
+                elif limits is not None:
+                    wanted, note = planner.within(limits, meter)
+                else:
+                    wanted, note = planner.at(budgets[number])
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
                 applied = apply_plan(normal, wanted, find_method)
                 work = report_work(normal, applied, given)
+                costs = Costs.of(meter, limits, wanted, work)
             with clock.stage("verify"):
                 checked = Checked(facts, wanted, applied, find_method)
                 verdicts = list(validate(checked, [given]))
@@ -218,7 +226,7 @@ def compile(
                     pieces = pieces_of(final, padding, part, checked, given, placeholders)
                     verdicts += judge_padding(checked, final, names, padding, pieces)
             found = (checked, verdicts, final, names, pieces, padding)
-            made.append(Candidate(part, asked, note, spent, work, *found))
+            made.append(Candidate(part, costs, note, spent, work, *found))
         every = [piece for one in made for piece in one.pieces]
         main = program.main_name if len(every) == 1 else MAIN_NAMES[0]
         graphs = {program_name(main, piece.part): decompose(piece.program) for piece in every}

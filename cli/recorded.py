@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from tokopt.ir.plan import Plan
 from tokopt.passes.budget_report import BudgetReport, Work
+from tokopt.passes.limits import Limits
 from tokopt.passes.validate import Verdict
+from tokopt.passes.within import Meter
 from tokopt.targets.manifest import Amount, Budget, GateResult, LayerSpend, StageCost
 
 
@@ -20,8 +25,34 @@ def gate_result(verdict: Verdict) -> GateResult:
     )
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What was ``asked`` for, by kind, and the ``seconds`` that a plan is predicted to take.
+
+    ``seconds`` is None where no device was named.
+    """
+
+    asked: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @staticmethod
+    def of(meter: Meter, limits: Limits | None, plan: Plan, work: Work) -> Costs:
+        """Return those of a plan: limits, those of latency in seconds, or its share of tokens."""
+        plain = Costs.plain(plan)
+        if meter.device is None and limits is None:
+            return plain
+        asked = plain.asked if limits is None else {**limits.given, **meter.wanted(limits)}
+        named = meter.device is not None
+        return Costs(asked, meter.counted(plan, work)["latency"] if named else None)
+
+    @staticmethod
+    def plain(plan: Plan) -> Costs:
+        """Return those of a plan for a share of the tokens."""
+        return Costs({} if plan.budget is None else {"tokens": plan.budget})
+
+
 def recorded_budget(
-    requested: float | None,
+    costs: Costs,
     plan: Plan,
     report: BudgetReport,
     work: Work,
@@ -33,9 +64,14 @@ def recorded_budget(
     def amount(share: float) -> Amount:
         return Amount(share, share if counted else None)
 
+    total = {"tokens": amount(report.total), "flops": Amount(work.total, None)}
+    if report.role.startswith("decoder"):
+        total["kv"] = amount(report.total)  # 16 bits: caches have the rows of their layers
+    if costs.seconds is not None:
+        total["latency"] = Amount(costs.seconds, None)
     return Budget(
-        {} if requested is None else {"tokens": requested},
-        {"tokens": amount(report.total), "flops": Amount(work.total, None)},
+        dict(costs.asked),
+        total,
         tuple(
             LayerSpend(f"{report.role}:{depth}", {"tokens": amount(rows / report.of)})
             for depth, rows in enumerate(report.rows)

@@ -21,6 +21,7 @@ from tokopt.ir.plan import Stage
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import Fitted
 from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.effort import EFFORTS
 from tokopt.passes.search.search import Found, Search
 from tokopt.passes.search.study import Judged
@@ -52,18 +53,24 @@ class Searcher:
         self.batches = (
             [dict(examples)]
             if wanted.data is None
-            else calibration(facts.exported, wanted.data, placeholders)
+            else calibration(facts.exported, wanted.data, placeholders, wanted.processor)
         )
         if self.weak and not quiet:
             say(f"warning: {WEAK} (--calibration FILE)")
         self.found: dict[str, Found] = {}
 
-    def fit(self, budget: float, seed: int) -> Fitted:
+    def fit(self, budget: float, seed: int, bounded: Bounded | None = None) -> Fitted:
         """Return the best plan found for a budget; Ctrl-C ends the search, not the compile."""
         exact = Fraction(repr(float(budget)))
-        name = self._name(budget, seed)
         search = Search(
-            self.facts, self.batches, exact, METHODS, seed=seed, storage=self.storage, name=name
+            self.facts,
+            self.batches,
+            exact,
+            METHODS,
+            seed=seed,
+            storage=self.storage,
+            name=self._name(budget, seed, bounded),
+            bounded=bounded,
         )
         effort = EFFORTS[self.wanted.effort].with_trials(self.wanted.trials)
         if self.quiet:
@@ -81,7 +88,7 @@ class Searcher:
         """Return what was judged as JSON: by budget, the best first."""
         return json.dumps({b: _as_data(found) for b, found in self.found.items()}, indent=1) + "\n"
 
-    def _name(self, budget: float, seed: int) -> str:
+    def _name(self, budget: float, seed: int, bounded: Bounded | None) -> str:
         """Return a digest of everything that a judgement depends on."""
         digest = hashlib.sha256()
         for batch in self.batches:
@@ -89,7 +96,11 @@ class Searcher:
                 value = batch[key].detach().contiguous().cpu()
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
-        parts = (self.sha256, digest.hexdigest(), f"{budget:g}", seed, sorted(METHODS))
+        parts: tuple[object, ...] = (self.sha256, digest.hexdigest(), f"{budget:g}", seed)
+        parts += (sorted(METHODS),)
+        if bounded is not None:
+            device = bounded.meter.device
+            parts += (bounded.limits, None if device is None else device.name)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _note(self, found: Found) -> str:

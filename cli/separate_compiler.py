@@ -15,7 +15,7 @@ from torch import Tensor
 from tokopt.cli.clock import Clock
 from tokopt.cli.generation import before_generation, refuse_decoder_stages
 from tokopt.cli.inputs import check_merges
-from tokopt.cli.recorded import gate_result, recorded_budget
+from tokopt.cli.recorded import Costs, gate_result, recorded_budget
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.ir.decoding import find_decoding
@@ -127,7 +127,7 @@ def compile_separate(
                 placeholders=placeholders,
                 input_sha256=program.sha256,
                 seed=plan.seed,
-                budget=recorded_budget(plan.budget, plan, spent, work, verdicts),
+                budget=recorded_budget(Costs.plain(plan), plan, spent, work, verdicts),
                 gates=tuple(gate_result(v) for v in verdicts),
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),

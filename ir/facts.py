@@ -85,6 +85,15 @@ class Facts:
             alike = [s for s in self.stacks if s.role.rstrip("0123456789") == role]
             if alike:
                 return next((s for s in alike if any(x.legal for x in s.sites)), alike[0])
+        mixed = next((s for s in self.stacks if s.role.startswith("mixed")), None)
+        if mixed is not None:
+            raise UnsupportedError(
+                "image and text rows are mixed so that the graph does not tell which are which",
+                where=describe(mixed.stack.layers[0].entry),
+                expected="image rows written among the text by masked_scatter or index_put, or "
+                "joined with it by cat",
+                hint="text = text.masked_scatter(mask[..., None], image) in the exported model",
+            )
         spread = spread_stream(self.attention, self.dims, self.dependence)
         if spread is not None:
             shape = list(spread.meta["val"].shape)

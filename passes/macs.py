@@ -80,10 +80,21 @@ def predict_macs(facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]) -> int:
 
     Raises ``UnsupportedError`` where a stage of the plan is not legal.
     """
+    shapes = predicted_shapes(facts, plan, inputs)
+    return sum(macs_of(node, shapes(node)) for node in facts.exported.graph.nodes)
+
+
+def predicted_shapes(
+    facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]
+) -> Callable[[fx.Node], Shape]:
+    """Return by call of the original what shapes its operands and results should have.
+
+    Raises ``UnsupportedError`` where a stage of the plan is not legal.
+    """
     sizes = Sizes(facts.exported, bind(facts.exported, inputs))
     cuts = _cuts(facts, plan, sizes)
 
-    def macs(node: fx.Node) -> int:
+    def shapes(node: fx.Node) -> Shape:
         mine = [cut for cut in cuts if node in cut.short]
 
         def shape(operand: fx.Node) -> list[int]:
@@ -93,9 +104,9 @@ def predict_macs(facts: Facts, plan: Plan, inputs: Mapping[str, Tensor]) -> int:
                     found[dim] = cut.size(axis, sizes, found[dim])
             return found
 
-        return macs_of(node, shape)
+        return shape
 
-    return sum(macs(node) for node in facts.exported.graph.nodes)
+    return shapes
 
 
 @dataclass(frozen=True)

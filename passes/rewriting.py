@@ -2,7 +2,8 @@
 
 The layer's own stays in the graph: rows that are not asked about keep it bit for bit, and it is
 what stages and rewrites read.  Written out: the new weights take the old ones' rows behind the
-softmax.  Fused: the new weights times the values take the result's rows.
+softmax.  Fused: the new weights times the values take the result's rows; where the new weights are
+the old ones scaled, what is read is summed up by the fused operator itself (``scaling.py``).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from tokopt.ir.layers import Layer
 from tokopt.ir.layout import layout_of, lead_axes
 from tokopt.ir.plan import Attending, Plan
 from tokopt.ir.sites import Site
+from tokopt.passes.ask_again import ask_again
 from tokopt.passes.operands import Operands
+from tokopt.passes.rewrites.attended import Attended, Marking
 from tokopt.passes.rewrites.registry import find_rewrite
-from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite, last_rows, rows_behind
+from tokopt.passes.rewrites.rewrite import Rewrite, last_rows, rows_behind
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stream_view import stream_view
 from tokopt.passes.taps import tap_recipe
@@ -123,6 +126,7 @@ def _rewrite(
     if recipe is None or attention.queries.root is not attention.keys.root:
         raise UnsupportedError("rows of another stream ask here", where=describe(attention.node))
     node = attention.node
+    scaling = rewrite.scaling if attention.fused and rewrite.rows == "behind" else None
     operands = Operands()
     old, own = operands.slot(node), operands.slots(recipe.nodes)
     value, visual = operands.slot(site.value), operands.slot(_present(state.mask))
@@ -131,16 +135,23 @@ def _rewrite(
     layout = layout_of(node, work.facts.dims, lead, -2, -1)
     stored = _stored(node)
 
-    def rewritten(*given: Tensor) -> Tensor:
-        tap, before, candidates = recipe.build(own(given)), old(given), visual(given)
-        shown = layout.apply(before)
-        every = torch.arange(shown.shape[2], device=before.device)
+    def attended(given: tuple[Tensor, ...]) -> Attended:
+        tap, shown = recipe.build(own(given)), layout.apply(old(given))
+        every = torch.arange(shown.shape[2], device=shown.device)
         at = last_rows(tap) if rewrite.rows == "last" else every.expand(shown.shape[0], -1)
-        made = rewrite.attend(
-            Attended(tap, view.see(value(given)), candidates, marked(given), at, one.options)
-        )
-        if attention.fused:
-            made = _mixed(made, tap.value)
+        hidden, candidates = view.see(value(given)), visual(given)
+        return Attended(tap, hidden, candidates, marked(given), at, one.options)
+
+    def rewritten(*given: Tensor) -> Tensor:
+        taps, before = attended(given), old(given)
+        shown, at, candidates = layout.apply(before), taps.at, taps.candidates
+        if scaling is not None:
+            sums = tuple(layout.apply(answer) for answer in given[len(operands.nodes) :])
+            made = scaling.mixed(taps, shown, sums)
+        elif attention.fused:
+            made = _mixed(rewrite.attend(taps), taps.layer.value)
+        else:
+            made = rewrite.attend(taps)
         made = made.to(before.dtype)
         if rewrite.rows == "last":
             index = at.unsqueeze(1).unsqueeze(-1).expand(-1, shown.shape[1], -1, shown.shape[3])
@@ -150,7 +161,10 @@ def _rewrite(
 
     with work.graph.inserting_before(node.next):
         users = list(node.users)
-        new = work.splice(rewritten, operands.nodes)
+        answers: list[fx.Node] = []
+        if scaling is not None:
+            answers = ask_again(work, attention, recipe.value, scaling, attended, operands)
+        new = work.splice(rewritten, [*operands.nodes, *answers])
     work.axes[new] = work.axes[node]
     for user in users:
         user.replace_input_with(node, new)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
-from tokopt.ir.memory import next_call, with_memory
+from tokopt.ir.memory import Memory, next_call, with_memory
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.chained import Chain, manifest_of, signature_for
 from tokopt.targets.generate import Streamer, decoding_of, generate
@@ -31,7 +31,9 @@ class Artifact:
     """A loaded artifact; call it with inputs by name.
 
     What its stages keep from one call to the next is in ``remembered``, by the names of the inputs
-    through which it comes back; empty before the first call.
+    through which it comes back; empty before the first call.  Programs of several budgets that keep
+    the same go on with one another's: a stream may change its budget.  ``streams`` are all there
+    are, by what is kept.
     """
 
     folder: Path
@@ -40,10 +42,12 @@ class Artifact:
     budgets: Mapping[float, Callable[[], Artifact]] = field(default_factory=dict)
     programs: Mapping[str, Callable[[], Artifact]] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
+    streams: Mapping[tuple[Memory, ...], dict[str, Tensor]] = field(default_factory=dict)
 
     def reset(self) -> None:
-        """Forget all earlier calls: the next one is a first one."""
-        self.remembered.clear()
+        """Forget all earlier calls, at whichever budget: the next one is a first one."""
+        for remembered in (self.remembered, *self.streams.values()):
+            remembered.clear()
 
     def program(self, name: str) -> Artifact:
         """Return one of the programs of a model that came as several, to be run alone.
@@ -185,9 +189,15 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
     if manifest.programs:
         return _chained(folder, manifest, target)
     budgets: dict[float, Callable[[], Artifact]] = {}
+    streams: dict[tuple[Memory, ...], dict[str, Tensor]] = {}
+
+    def opened_part(part: str, own: Manifest) -> Artifact:
+        runner = _runner(folder, part, own, target)
+        remembered = streams.setdefault(own.memory, {})
+        return Artifact(folder, own, runner, budgets, remembered=remembered, streams=streams)
 
     def opener(part: str, own: Manifest) -> Callable[[], Artifact]:
-        return cache(lambda: Artifact(folder, own, _runner(folder, part, own, target), budgets))
+        return cache(lambda: opened_part(part, own))
 
     openers = {part: (opener(part, own), own) for part, own in manifest.parts.items()}
     for opened, own in openers.values():

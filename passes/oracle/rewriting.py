@@ -26,7 +26,7 @@ from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.taps import TapReader, watched
 from tokopt.passes.oracle.tower import tower_tap
 from tokopt.passes.oracle.visual import visual_rows
-from tokopt.passes.rewrites.rewrite import Attended, Marking
+from tokopt.passes.rewrites.attended import Attended, Marking
 from tokopt.passes.rewriting import Asked
 
 

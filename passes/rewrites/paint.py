@@ -24,7 +24,8 @@ from torch import Tensor
 from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.methods.method import LayerTap, TowerTap
 from tokopt.passes.methods.rows import at_row, dot, several, top_share
-from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite
+from tokopt.passes.rewrites.attended import Attended, Marking
+from tokopt.passes.rewrites.rewrite import Rewrite
 
 LOCAL = 4
 """Local tokens are one in so many."""

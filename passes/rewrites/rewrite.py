@@ -14,32 +14,9 @@ from typing import Literal
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.methods.method import LAST_ROW, LayerTap, TowerTap
-
-
-@dataclass(frozen=True)
-class Marking:
-    """What ``mark`` may read: ``candidates`` bool ``[B, N]`` are the visual rows there are now."""
-
-    candidates: Tensor
-    tower: TowerTap | None
-    options: Mapping[str, int | float | str]
-
-
-@dataclass(frozen=True)
-class Attended:
-    """What ``attend`` may read at one layer.
-
-    ``hidden`` is the stream as it enters the layer, ``[B, N, C]``; ``marks`` what ``mark`` made,
-    fp32 ``[B, N]``; ``at`` the rows whose attention changes, int64 ``[B, T]``.
-    """
-
-    layer: LayerTap
-    hidden: Tensor
-    candidates: Tensor
-    marks: Tensor | None
-    at: Tensor
-    options: Mapping[str, int | float | str]
+from tokopt.passes.methods.method import LAST_ROW, LayerTap
+from tokopt.passes.rewrites.attended import Attended, Marking
+from tokopt.passes.rewrites.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -49,7 +26,8 @@ class Rewrite:
     ``attend`` returns the new attention of the rows asked, fp32 ``[B, H, T, N]``, each row of sum
     1.  ``rows``: it changes that of the last row of the prompt (``"last"``; padding is none), or
     of all rows behind the last visual one (``"behind"``; all are asked).  ``mark`` is computed
-    once for layers that have the same rows.  ``first`` is the published first layer.
+    once for layers that have the same rows.  ``scaling``: ``attend`` in the form that needs no
+    attention written out.  ``first`` is the published first layer.
     ``neutral``: options under which nothing changes.  ``needs``, ``licence`` and ``cost`` are as in
     ``Method``; ``mark`` may read the tower where it needs ``"tower"``.
     """
@@ -64,6 +42,7 @@ class Rewrite:
     neutral: Mapping[str, int | float | str]
     notes: str
     mark: Callable[[Marking], Tensor] | None = None
+    scaling: Scaling | None = None
     needs: frozenset[str] = frozenset({"layers"})
     licence: str = ""
     cost: str = ""

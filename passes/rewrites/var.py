@@ -23,27 +23,27 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.methods.rows import TINY, several
-from tokopt.passes.rewrites.rewrite import Attended, Rewrite
+from tokopt.passes.methods.rows import TINY
+from tokopt.passes.rewrites.attended import Attended
+from tokopt.passes.rewrites.rewrite import Rewrite
+from tokopt.passes.rewrites.scaling import Scaling
 
 EVERY = "all"
 
 
-def attend(taps: Attended) -> Tensor:
-    """Return the attention ``[B, H, T, N]`` with part of what sinks had on visual tokens."""
+def sets(taps: Attended) -> Tensor:
+    """Return which keys are sinks, which visual ones are none, which visual, ``[B, 3, N]``."""
     sinks = _sinks(taps)
-    given = {name: float(taps.options[name]) for name in ("p", "rho", "summ")}
-    attention = several(taps.layer, taps.at)
-    sink = sinks.unsqueeze(1).unsqueeze(1)
-    seen = (taps.candidates & ~sinks).unsqueeze(1).unsqueeze(1)
-    visual = taps.candidates.unsqueeze(1).unsqueeze(1)
-    total = torch.where(visual, attention, 0.0).sum(-1, keepdim=True)
-    share = torch.where(seen, attention, 0.0).sum(-1, keepdim=True)
-    acts = (total >= given["summ"]) & (share >= given["rho"] * total) & (share > 0)
-    freed = (1 - given["p"]) * torch.where(sink, attention, 0.0).sum(-1, keepdim=True)
-    scaled = torch.where(sink, given["p"] * attention, attention)
-    moved = torch.where(seen, attention * (1 + freed / share.clamp_min(TINY)), scaled)
-    return torch.where(acts, moved, attention)
+    return torch.stack([sinks, taps.candidates & ~sinks, taps.candidates], dim=1).float()
+
+
+def factors(taps: Attended, masses: Tensor) -> Tensor:
+    """Return by how much attention grows at sinks and at visual tokens that are none."""
+    p, rho, summ = (float(taps.options[name]) for name in ("p", "rho", "summ"))
+    sink, share, total = masses.unbind(-1)
+    acts = (total >= summ) & (share >= rho * total) & (share > 0)
+    grown = torch.stack([torch.full_like(sink, p - 1), (1 - p) * sink / share.clamp_min(TINY)], -1)
+    return torch.where(acts.unsqueeze(-1), grown, 0.0)
 
 
 def _sinks(taps: Attended) -> Tensor:
@@ -65,12 +65,15 @@ def _dims(text: str, width: int) -> list[int]:
     return [int(n) for n in numbers]
 
 
+SCALING = Scaling(sets, factors, scaled=2)
+
 REWRITE = Rewrite(
     name="var",
     paper="arXiv:2503.03321",
     roles=frozenset({"decoder"}),
     rows="behind",
-    attend=attend,
+    attend=SCALING.attend,
+    scaling=SCALING,
     first=2,
     options={"p": 0.6, "rho": 0.5, "summ": 0.2, "tau": 20.0, "dims": EVERY},
     neutral={"p": 1.0},

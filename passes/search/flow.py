@@ -62,12 +62,19 @@ class Flow:
 
         Raises ``UnsupportedError`` where a stage of it is not legal.
         """
+        return float(torch.cat(list(self.by_layer(plan).values())).mean())
+
+    def by_layer(self, plan: Plan) -> dict[str, Tensor]:
+        """Return the share that a plan leaves in each layer of every stack on the way, by role.
+
+        A tower is on the way where a stage is in it.  Raises as ``retained`` does.
+        """
         staged: dict[str, list[tuple[int, Stage]]] = {}
         for stage in plan.stages:
             stack, site = self.facts.find_site(stage.site)
             staged.setdefault(stack.role, []).append((site.depth, stage))
         there: dict[str, Tensor] = {}
-        shares: list[Tensor] = []
+        shares: dict[str, Tensor] = {}
         consumer = self.facts.consumer
         for stack in sorted(self.facts.stacks, key=lambda s: s is consumer):
             if stack.role not in self._flows:
@@ -79,14 +86,20 @@ class Flow:
             stages = sorted(staged.get(stack.role, []), key=lambda at: at[0])
             if not stages and stack is not consumer:
                 continue
+            left: list[Tensor] = []
+            back: dict[int, Tensor] = {}
             for depth in range(len(flow) + 1):
+                rows = back.get(depth, rows)
                 for at, stage in stages:
                     if at == depth:
+                        if stage.until is not None:
+                            back[self.facts.find_site(stage.until)[1].depth] = rows
                         rows = _best(self.order(stage), rows, stage.keep)
                 if depth < len(flow):
-                    shares.append((flow[depth] * rows).sum(-1).mean())
+                    left.append((flow[depth] * rows).sum(-1).mean())
             there[stack.role] = rows
-        return float(torch.stack(shares).mean())
+            shares[stack.role] = torch.stack(left)
+        return shares
 
     def knows(self, stage: Stage) -> bool:
         """Return whether the rows of a stage's site have been scored by its method."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -24,16 +25,18 @@ from torch import Tensor
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.plan import Plan
-from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.apply_plan import Applied, apply_plan
+from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
 from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import average_entropies, observe
+from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import DEFAULT, Measure, Objective
 from tokopt.passes.search.replay import Replay
-from tokopt.passes.search.space import Space
+from tokopt.passes.search.space import Space, Trial
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
 
 BEST = 4
@@ -60,7 +63,10 @@ Progress = Callable[[int, int, Judged | None], None]
 
 
 class Search:
-    """A search on calibration ``batches`` for plans of one budget."""
+    """A search on calibration ``batches`` for plans of one budget.
+
+    ``bounded``: limits on other numbers than tokens, which every plan judged meets as well.
+    """
 
     def __init__(
         self,
@@ -73,8 +79,11 @@ class Search:
         measure: Measure = DEFAULT,
         storage: str | Path | None = None,
         name: str = "search",
+        bounded: Bounded | None = None,
     ) -> None:
         self.facts, self.budget, self.methods = facts, budget, methods
+        self.bounded = bounded
+        self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure
         seen = [observe(facts, batch) for batch in batches]
         replay = Replay(facts.exported, batches)
@@ -108,7 +117,11 @@ class Search:
             if not whole:
                 raise KeyboardInterrupt
             why = next((j.why for j in self._judged()), "no plan was tried")
-            raise BudgetError(f"no plan meets the budget {float(self.budget):g}: {why}")
+            given = {} if self.bounded is None else self.bounded.limits.given
+            asked = ",".join(f"{kind}={limit:g}" for kind, limit in given.items())
+            raise BudgetError(
+                f"no plan meets the budget {asked or f'{float(self.budget):g}'}: {why}"
+            )
         return Found(best, tuple(self._judged()), self.measure, whole)
 
     def _judged(self) -> list[Judged]:
@@ -125,31 +138,53 @@ class Search:
     def _step(self) -> None:
         trial = self._study.ask()
         start = self._study.start(trial)
-        plan, why = None, "the choices do not fit together"
-        if start == FREE:
-            plan = self._space.draw(trial)
-        else:
-            try:
-                plan = fit(
-                    self.facts,
-                    self.methods[start],
-                    float(self.budget),
-                    self._entropies,
-                    seed=self.seed,
-                ).plan
-            except (UnsupportedError, BudgetError, InputError) as refusal:
-                why = str(refusal)
+        plan, why = None, ""
+        try:
+            if self.bounded is None:
+                plan = self._proposed(trial, start, self.budget)
+            else:
+                propose = partial(self._proposed, trial, start)
+                plan = self.bounded.find(propose, self._apply)
+        except (UnsupportedError, BudgetError, InputError) as refusal:
+            why = str(refusal)
         judged = Judged(trial.number, start, plan, {}, why)
         if plan is not None:
             judged = self._judge(judged, plan)
         self._study.tell(trial, self.measure, judged)
+
+    def _proposed(self, trial: Trial, start: str, share: Fraction) -> Plan:
+        """Return the plan of a trial at a share of the tokens."""
+        if start != FREE:
+            method = self.methods[start]
+            return fit(self.facts, method, float(share), self._entropies, seed=self.seed).plan
+        plan = self._space.draw(trial, share)
+        if plan is None:
+            raise BudgetError("the choices do not fit together")
+        return plan
+
+    def _share(self) -> Fraction:
+        """Return the share of the tokens that new plans are screened at.
+
+        Limits may leave far less than the budget: as much as the plans judged so far spend.
+        """
+        if self.bounded is None:
+            return self.budget
+        spends = (spent(self.facts, j.plan) for j in self._ranked() if j.plan is not None)
+        return max(spends, default=self.budget)
+
+    def _apply(self, plan: Plan) -> Applied:
+        """Return what a plan makes of the program; the last one is kept: it is judged next."""
+        key = replace(plan, budget=None)  # what was asked for changes nothing
+        if self._last is None or self._last[0] != key:
+            self._last = (key, apply_plan(self.facts.exported, plan, self.methods.__getitem__))
+        return self._last[1]
 
     def _judge(self, judged: Judged, plan: Plan) -> Judged:
         text = self._text(plan)
         if text in self._known:
             return Judged(judged.number, judged.origin, plan, self._known[text].values)
         try:
-            applied = apply_plan(self.facts.exported, plan, self.methods.__getitem__)
+            applied = self._apply(plan)
             values = self._objective.distance(applied.exported)
         except (UnsupportedError, InputError) as refusal:
             return Judged(judged.number, judged.origin, None, {}, str(refusal))
@@ -165,11 +200,11 @@ class Search:
             self._study.propose_expected()
 
     def _flowing(self, effort: Effort, chance: random.Random) -> list[Choices]:
-        fresh, seen = effort.fresh, set(self._known)
+        fresh, seen, share = effort.fresh, set(self._known), self._share()
         found: list[tuple[float, int, Choices]] = []
         for number in range(effort.draws):
             draw = Draw(chance)
-            plan = self._space.draw(draw)
+            plan = self._space.draw(draw, share)
             if plan is None or self._text(plan) in seen:
                 continue
             unknown = [stage for stage in plan.stages if not self._flow.knows(stage)]
@@ -190,10 +225,10 @@ class Search:
             for judged in self._ranked()
             if judged.plan is not None and (choices := self._space.choices(judged.plan)) is not None
         ][:BEST]
-        found: list[Choices] = []
+        found, share = list[Choices](), self._share()
         for _ in range(ATTEMPTS if best else 0):
             draw = Draw(chance, changed(chance.choice(best), chance))
-            plan = self._space.draw(draw)
+            plan = self._space.draw(draw, share)
             if plan is not None and self._text(plan) not in self._known:
                 found.append(draw.choices)
         return found[:CHANGED]

@@ -64,8 +64,11 @@ class Space:
                 "no method can be placed anywhere", hint="tokopt inspect shows the barriers"
             )
 
-    def draw(self, trial: Trial) -> Plan | None:
-        """Return the plan a trial chooses; None where its choices do not fit together."""
+    def draw(self, trial: Trial, budget: Fraction | None = None) -> Plan | None:
+        """Return the plan a trial chooses; None where its choices do not fit together.
+
+        ``budget``: another share of the tokens than the space's own.
+        """
         chosen: dict[str, tuple[str, float]] = {}
         count = trial.suggest_int("stages", 1, STAGES)
         for number in range(count):
@@ -79,7 +82,8 @@ class Space:
         order = sorted(chosen, key=self._position)
         shapes = [chosen[site][1] for site in order]
         widest = [max(shapes[at:]) for at in range(len(order))]  # counts never grow with depth
-        return self._fitted([(site, chosen[site][0]) for site in order], [*widest[:-1], 1.0])
+        stages = [(site, chosen[site][0]) for site in order]
+        return self._fitted(stages, [*widest[:-1], 1.0], budget or self.budget)
 
     def choices(self, plan: Plan) -> dict[str, int | float | str] | None:
         """Return choices that draw a plan like this one; None where none do."""
@@ -98,7 +102,9 @@ class Space:
         place = self.places[site]
         return place.stack is self.facts.consumer, place.site.depth
 
-    def _fitted(self, stages: list[tuple[str, str]], shapes: list[float]) -> Plan | None:
+    def _fitted(
+        self, stages: list[tuple[str, str]], shapes: list[float], budget: Fraction
+    ) -> Plan | None:
         """Return the largest counts within the budget; None where there are none."""
         groups = [self.places[site].site.group for site, _ in stages]
         most = [row_count(self.places[site].stack) for site, _ in stages]
@@ -117,14 +123,14 @@ class Space:
                 return Fraction(2)
 
         keeps = range(1, most[-1] + 1)
-        at = bisect_right(keeps, self.budget, key=lambda last: spend(counts(last)))
+        at = bisect_right(keeps, budget, key=lambda last: spend(counts(last)))
         if not at:
             return None
         rows = counts(keeps[at - 1])
         for number, group in enumerate(groups):
             while rows[number] + group <= (rows[number - 1] if number else most[0]):
                 raised = [*rows[:number], rows[number] + group, *rows[number + 1 :]]
-                if spend(raised) > self.budget:
+                if spend(raised) > budget:
                     break
                 rows = raised
         return self._without_idle(self._plan(stages, rows))

@@ -16,6 +16,7 @@ from tokopt.targets.onnx.decomposing import CallByCall
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
 from tokopt.targets.onnx.simplify import simplify
+from tokopt.targets.onnx.torchlib_once import torchlib_once
 from tokopt.targets.onnx.translations import TABLE
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import Signature
@@ -28,7 +29,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     The same program gives the same model in every process.  Raises ``UnsupportedError`` naming
     the operator that ONNX cannot express.
     """
-    with quiet():
+    with quiet(), torchlib_once():
         try:
             program = torch.onnx.export(
                 CallByCall(in_pairs(exported)),

@@ -3,6 +3,8 @@
 The rules are onnxscript's, those that fit what torch's exporter writes for a transformer.  Left
 out: ``slice_split_rule`` (a pattern of two outputs, tried for every pair of nodes: three quarters
 of the time, and a pair of slices costs nothing), and what ONNX Runtime joins itself when it loads.
+Norms and rotary embeddings, which it does not join, are joined here (``join_norms.py``,
+``join_rotary.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ import onnxscript.optimizer
 from onnx_ir.passes import Sequential, common
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules import common as rules
+
+from tokopt.targets.onnx.join_norms import join_norms
+from tokopt.targets.onnx.join_rotary import join_rotary
 
 ROUNDS = 2
 """What is joined in the first round can be folded in the second."""
@@ -48,7 +53,10 @@ def simplify(model: onnx_ir.Model) -> None:
     for _ in range(ROUNDS):
         onnxscript.optimizer.fold_constants_ir(model, onnx_shape_inference=True)
         Sequential(RewritePass(RULES), common.RemoveUnusedNodesPass())(model)
+    join_norms(model)
+    join_rotary(model)
     Sequential(
+        common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),

@@ -3,7 +3,8 @@
 Every method of the library is compiled for every model (testsuite/models) at every budget for ONNX
 Runtime with all gates (inputs: pictures of the training split), then answers held-out questions.
 Writes results/accuracy-MODEL.json with everything behind it, and from those of all models a table
-and a picture, results/accuracy.{md,png}.  Whatever was measured is written at once.
+and a picture, results/accuracy.{md,png}, and the tables of the README (``--show``: these alone).
+Whatever was measured is written at once; ``--add`` measures more beside it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from testsuite.benchmarks.accuracy_plot import draw
+from testsuite.benchmarks.accuracy_readme import write_readme
 from testsuite.benchmarks.accuracy_table import cell, control, table
 from testsuite.models.build import archive
 from testsuite.models.digits import KINDS, samples
@@ -37,7 +39,9 @@ from tokopt.cli.evaluator import original_runner
 from tokopt.ir.errors import BudgetError, GateError, InputError, UnsupportedError
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
+from tokopt.ir.specialise import specialise
 from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.normalize import normalize
 from tokopt.targets.manifest import versions
 from tokopt.targets.registry import find
 
@@ -52,13 +56,14 @@ RESULTS = Path(__file__).with_name("results")
 FIRST_SEED = 1_000_000  # of the held-out samples; no test and no training uses those
 
 
-def held_out(model: str, count: int) -> list[Batch]:
+def held_out(model: str, count: int, at_once: int | None = None) -> list[Batch]:
     """Return ``count`` held-out samples, the kinds in turn, as many at once as the model takes."""
     family, batches = FAMILIES[model], []
+    at_once = at_once or family.batch
     for start in range(0, count, BATCH):
         drawn = samples(FIRST_SEED + start, min(BATCH, count - start))
-        for at in range(0, len(drawn.kinds), family.batch):
-            some = drawn.part(at, at + family.batch)
+        for at in range(0, len(drawn.kinds), at_once):
+            some = drawn.part(at, at + at_once)
             kinds = tuple(KINDS[kind] for kind in some.kinds.tolist())
             batches.append(Batch(family.inputs(some), some.answers, kinds))
     return batches
@@ -79,12 +84,24 @@ def given(model: str, count: int) -> tuple[Program, list[Batch], Answers]:
         return program, batches, answers(run, OUTPUT, batches)
 
 
+def one_by_one(model: str, program: Program, count: int) -> tuple[Program, list[Batch]]:
+    """Return the model for one item at a time: what methods take that remember what they saw."""
+    exported = normalize(program.main)
+    named = {node.name: node for node in exported.graph.find_nodes(op="placeholder")}
+    first = named[exported.graph_signature.user_inputs[0]].meta["val"].shape[0]
+    if isinstance(first, int):
+        return program, held_out(model, count)
+    alone = specialise(exported, first.node.expr, 1)
+    return program.with_main(alone), held_out(model, count, 1)
+
+
 def compiled(
     model: str, program: Program, folder: Path, method: str, budget: float, seed: int
 ) -> Compiled:
     """Compile; where the method needs the grid and the graph does not tell it, state it."""
     family = FAMILIES[model]
-    inputs = family.inputs(samples(0, min(4, family.batch), "train"))
+    at_once = 1 if METHODS[method].state else min(4, family.batch)
+    inputs = family.inputs(samples(0, at_once, "train"))
     names = [method]
     if model in GRIDS and "places" in METHODS[method].needs:
         names.insert(0, f"{method}{{grid={GRIDS[model]}}}")
@@ -116,6 +133,8 @@ def alone(folder: Path) -> Run:
 def row(model: str, count: int, method: str, budget: float) -> dict[str, Any]:
     """Compile and evaluate one method at one budget; ``refused`` says why where it cannot be."""
     program, batches, original = given(model, count)
+    if METHODS[method].state:
+        program, batches = one_by_one(model, program, count)
     start, found, made = time.perf_counter(), [], []
     said = {"model": model, "method": method, "budget": budget}
     for seed in SEEDS.get(method, (0,)):
@@ -167,7 +186,10 @@ def main() -> None:
     flags.add_argument("--budgets", type=budgets, default=ORDER)
     flags.add_argument("--jobs", type=int, default=1, help="processes side by side")
     flags.add_argument("--add", action="store_true", help="keep what else was measured")
+    flags.add_argument("--show", action="store_true", help="measure nothing: tables and picture")
     args = flags.parse_args()
+    if args.show:
+        return show(args.out)
     start, models, methods = time.perf_counter(), args.models.split(","), args.methods.split(",")
     cells = [(model, args.samples, m, b) for model in models for b in args.budgets for m in methods]
     rows: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
@@ -231,6 +253,8 @@ def show(folder: Path) -> None:
     text = "\n".join(table(name, data) for name, data in every.items())
     (folder / "accuracy.md").write_text(text)
     draw(every, folder / "accuracy.png")
+    if folder == RESULTS:
+        write_readme(every)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Plans are searched on training pictures, then answer held-out questions through 
 the methods at the same budget (results/accuracy-MODEL.json, the same questions).  Also: how plans
 judged are ordered by the objective and by accuracy and by retained flow (Spearman), and how long a
 judgement takes, against a plain loop that rewrites and runs everything from the start.
-Writes results/search.{json,md}; whatever was measured is written at once.
+Writes results/search.{json,md}; whatever was measured is written at once, and what is there already
+(on as many samples and trials, with the same methods) is not measured again: a run that was killed
+goes on.  ``--again`` searches once more with the same seed and notes whether the plan is the same.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import tokopt
 from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import answers
 from tokopt.ir.facts import analyse
+from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.registry import METHODS, find_method
 from tokopt.passes.normalize import normalize
@@ -76,7 +79,10 @@ def searched(model: str, budget: str, count: int, held_out: int, trials: int) ->
         "model": model,
         "budget": float(budget),
         "samples": count,
-        "plan": [f"{s.method} at {s.site} keeps {s.keep}" for s in best.plan.stages],
+        "trials": trials,
+        "methods": sorted(METHODS),
+        "command": shlex.join(["python", "testsuite/benchmarks/search.py", *sys.argv[1:]]),
+        "plan": told_plan(best.plan),
         "origin": best.origin,
         "distance": dict(best.values),
         "published": {j.origin: dict(j.values) for j in judged if j.origin != "search"},
@@ -123,6 +129,22 @@ def rank(first: list[float], second: list[float]) -> float | None:
     return round(float(spearmanr(first, second)[0]), 3) if len(first) > 4 else None
 
 
+def repeated(row: dict[str, Any]) -> bool:
+    """Return whether a second search with the seed of a row finds the row's plan."""
+    program, _, _ = given(row["model"], 1)
+    with torch.no_grad():
+        facts = analyse(normalize(program.main))
+        batches = calibration(row["model"], row["samples"])
+        search = Search(facts, batches, Fraction(str(row["budget"])), METHODS)
+        best = search.run(EFFORTS["default"].with_trials(row["trials"])).best.plan
+    return best is not None and told_plan(best) == row["plan"]
+
+
+def told_plan(plan: Plan) -> list[str]:
+    """Return a plan's stages in words."""
+    return [f"{s.method} at {s.site} keeps {s.keep}" for s in plan.stages]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
@@ -141,6 +163,39 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def beside(rows: list[dict[str, Any]]) -> str:
+    """Return tables of every method at each row's budget: distance, accuracy, and its retention."""
+    parts = []
+    for row in rows:
+        known = json.loads(results(RESULTS, row["model"]).read_text())
+        whole = known["original"]["all"]["accuracy"]
+        same = [r for r in known["rows"] if r["budget"] == row["budget"] and "all" in r]
+        entries = [(r["method"], r["all"], row["published"].get(r["method"])) for r in same]
+        entries.append(("**search**", row["accuracy"], row["distance"]))
+        entries.sort(key=lambda e: -e[1]["accuracy"])
+        lines = [
+            f"### {row['model']} at {row['budget']}",
+            "",
+            "| method | 1 - cosine | accuracy | of the original's |",
+            "|---|---|---|---|",
+        ]
+        for name, found, distance in entries:
+            near = "" if distance is None else f"{distance['cosine']:.4f}"
+            kept = f"{100 * found['accuracy'] / whole:.1f} %"
+            lines.append(f"| {name} | {near} | {percent(found)} | {kept} |")
+        orders = ", ".join(f"{m} {v}" for m, v in row["order"].items())
+        lines += [
+            "",
+            f"Spearman of nearness with accuracy over the methods: {orders}; "
+            f"of retained flow with nearness (cosine): {row['flow_to_distance']}. "
+            f"{row['judged']} plans in {row['seconds']} s, searched on {row['samples']} samples "
+            f"with {row['trials']} trials."
+            + (f" Same seed, same plan: {row['again']}." if "again" in row else ""),
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
 def percent(found: dict[str, float]) -> str:
     """Return ``98.0 (96.4 to 98.9)``."""
     low, high = 100 * found["low"], 100 * found["high"]
@@ -154,23 +209,44 @@ def main() -> None:
     flags.add_argument("--budgets", default=",".join(BUDGETS))
     flags.add_argument("--samples", type=int, default=64, help="to search on")
     flags.add_argument("--trials", type=int, default=EFFORTS["default"].trials)
+    flags.add_argument("--again", action="store_true", help="search each twice, as a check")
     args = flags.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows = written()
+    asked = {"samples": args.samples, "trials": args.trials, "methods": sorted(METHODS)}
     for model in args.models.split(","):
         held_out = json.loads(results(RESULTS, model).read_text())["samples"]
         for budget in args.budgets.split(","):
-            rows.append(searched(model, budget, args.samples, held_out, args.trials))
-            print(table(rows[-1:]), file=sys.stderr, flush=True)
-            data = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "command": shlex.join(["python", "testsuite/benchmarks/search.py", *sys.argv[1:]]),
-                "machine": machine(),
-                "versions": versions(),
-                "rows": rows,
-            }
-            (RESULTS / "search.json").write_text(json.dumps(data, indent=1) + "\n")
-            (RESULTS / "search.md").write_text(table(rows))
+            cell = {"model": model, "budget": float(budget)}
+            found = [r for r in rows if {key: r.get(key) for key in cell} == cell]
+            row = next((r for r in found if {key: r.get(key) for key in asked} == asked), None)
+            if row is None:
+                row = searched(model, budget, args.samples, held_out, args.trials)
+                rows = [*(r for r in rows if r not in found), row]
+                write(rows)
+            if args.again and "again" not in row:
+                row["again"] = repeated(row)
+                write(rows)
+            print(table([row]), file=sys.stderr, flush=True)
+
+
+def written() -> list[dict[str, Any]]:
+    """Return the rows that an earlier run wrote."""
+    path = RESULTS / "search.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write what was measured so far."""
+    data = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+    (RESULTS / "search.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS / "search.md").write_text(table(rows) + "\n" + beside(rows))
 
 
 if __name__ == "__main__":

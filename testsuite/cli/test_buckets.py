@@ -238,3 +238,14 @@ def test_last_rows_and_a_constant_prompt_have_no_buckets() -> None:
         refuse_buckets((64,), "model.pt2")
     with pytest.raises(UnsupportedError, match="the prompt length is not free"):
         find_prompt(zoo("llava_short").facts)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.needs_cxx
+@pytest.mark.skipif(find("aotinductor").available() is not None, reason="no C++ compiler")
+def test_machine_code_of_each_bucket_passes_its_gates(original: Path, tmp_path: Path) -> None:
+    buckets = {"prompt_buckets": (48, 52), "target": "aotinductor"}
+    made = tokopt.compile(original, tmp_path / "built", budget=0.75, method="fastv", **buckets)
+    assert made.ok and [gate.gate for gate in made.manifest.gates].count("target") == 2
+    names = {path.name for path in made.folder.glob("*.aoti.pt2")}
+    assert names == {"model.aoti.pt2", "model-p52.aoti.pt2"}

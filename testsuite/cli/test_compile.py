@@ -153,3 +153,30 @@ def test_a_failing_gate_is_said_in_json(
     assert main(line) == 1
     said = json.loads(capfd.readouterr().out)
     assert said["status"] == "failed" and said["gates"][-1]["note"] == "they differ by 0.5"
+
+
+def test_limits_are_kept_together_and_recorded(
+    archive: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compile", str(archive), "--target", "eager", "-o", str(tmp_path / "built")]
+    assert main([*line, "--budget", "tokens=0.9,flops=0.8,latency=1s", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert said["requested"] == {"tokens": 0.9, "flops": 0.8, "latency": 1.0}
+    assert said["tokens"] <= 0.9 and 0.7 < said["flops"] <= 0.8
+    spent = json.loads((tmp_path / "built" / "manifest.json").read_text())["budget"]["total"]
+    assert 0 < spent["latency"]["predicted"] < 1 and "kv" not in spent
+    assert main([*line, "--budget", "flops=0.001"]) == 4
+    assert main([*line, "--budget", "flops=0.8", "--effort", "quick"]) == 3
+    assert main([*line, "--budget", "tokens=0.5", "--device", "abacus"]) == 2
+    assert "abacus" in capfd.readouterr().err
+
+
+def test_attention_is_asked_for_beside_a_budget_of_a_model_with_a_decoder(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compile", str(archive), "-o", str(tmp_path / "out"), "--attention", "var{p=0.5}"]
+    assert main([*line, *STRIDE]) == 3
+    assert "this model has none" in capsys.readouterr().err
+    assert main([*line, *STRIDE, "--trials", "1"]) == 2
+    assert main([*line, "--plan", "plan.toml"]) == 2
+    assert "--attention cannot be given with --plan" in capsys.readouterr().err

@@ -129,6 +129,25 @@ def test_what_is_given_holds_instead_of_what_was_remembered(
         model({**chunks[1], "state_0_count": torch.zeros(2, 1)})
 
 
+def test_a_stream_may_change_its_budget_and_ends_for_all_budgets_at_once(
+    archive: Path, chunks: list[dict[str, Tensor]], tmp_path: Path
+) -> None:
+    done = tokopt.compile(
+        archive, tmp_path / "built", budget=(0.5, 0.2), method="stc", target="eager"
+    )
+    assert done.ok
+    model = tokopt.load(done.folder)
+    model(chunks[0])
+    model(chunks[1], budget=0.2)
+    assert model.remembered["state_0_count"].tolist() == [[2]]
+    one = tokopt.load(done.folder)
+    one(chunks[0])
+    one(chunks[1])
+    assert torch.equal(one.remembered["state_0_mean"], model.remembered["state_0_mean"])
+    model.reset()
+    assert model.at(0.2).remembered == {} and model.remembered == {}
+
+
 def test_the_manifest_says_what_is_kept_and_run_and_verify_work(
     built: Path,
     archive: Path,

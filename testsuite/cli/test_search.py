@@ -52,6 +52,24 @@ def test_the_plan_is_the_best_of_the_table_and_every_gate_passed(made: Compiled)
     assert "plans judged by" in made.note
 
 
+def test_explain_says_what_was_judged_at_every_site(
+    made: Compiled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(made.folder), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["budgets"]
+    judged = json.loads((made.folder / SEARCH).read_text())["0.25"]
+    measure, why = judged["measure"], told["search"]
+    assert why["best"] == min(row[measure] for row in judged["judged"])
+    assert set(why["published"]) <= set(FEW) and "stride" in why["published"]
+    for row in why["sites"]:
+        there = [j for j in judged["judged"] if row["site"] in [s["site"] for s in j["stages"]]]
+        assert row["distance"] == min(one[measure] for one in there)
+    assert {s.site for s in made.plan.stages} <= {row["site"] for row in why["sites"]}
+    assert main(["explain", str(made.folder)]) == 0
+    shown = capsys.readouterr()
+    assert f"of {len(judged['judged'])} plans judged" in shown.out and "--against" in shown.err
+
+
 def test_the_journal_is_gone_once_the_artifact_is_there(made: Compiled) -> None:
     assert not journal_of(made.folder).exists()
     assert SEARCH in made.manifest.files

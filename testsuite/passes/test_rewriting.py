@@ -53,6 +53,20 @@ def test_a_rewrite_changes_rows_behind_the_image_alone() -> None:
     assert bool((changed[:front] == 0).all()) and bool((changed[front:] > 1e-3).all())
 
 
+def test_fused_attention_is_rewritten_without_a_square_of_rows() -> None:
+    """What is inserted has no value with two dims of all rows, as the weights would have."""
+    family = analysed("llava")
+    before = family.facts.exported
+    rows = run_program(before, every_input(family)[0])[0].shape[1]
+    known = {node.name for node in before.graph.nodes}
+    after = checked(family, plan(VAR)).applied.exported.graph.nodes
+    added = [n for n in after if n.name not in known and isinstance(n.meta.get("val"), Tensor)]
+    calls = [n for n in added if "scaled_dot_product_attention" in str(n.target)]
+    layers = len(family.stack("decoder").stack.layers) - 1
+    assert len(calls) == 3 * layers  # the masses, and what is read at sinks and at other tokens
+    assert not [n for n in added if list(n.meta["val"].shape).count(rows) > 1]
+
+
 def seeded_faults() -> dict[str, tuple[str, str, object]]:
     """What is put in the place of a part of the rewriter, and the plan that meets it."""
     original, calls = rewriting._rewrite, []
@@ -67,13 +81,20 @@ def seeded_faults() -> dict[str, tuple[str, str, object]]:
 
     mixed = rewriting._mixed
 
+    ask = rewriting.ask_again
+
+    def swapped(*given):  # type: ignore[no-untyped-def]
+        masses, sinks, others = ask(*given)
+        return [masses, others, sinks]
+
     def turned(weights: Tensor, value: Tensor) -> Tensor:
         return mixed(weights, value.roll(1, 1))
 
     return {
         "a layer is left out": (VAR, "_rewrite", forgetful),
         "only the last row": (VAR, "rows_behind", behind),
-        "another head's values": (VAR, "_mixed", turned),
+        "the sums of other keys": (VAR, "ask_again", swapped),
+        "another head's values": ("decoder:1 paint", "_mixed", turned),
         "the row before the last": (
             "decoder:1 paint",
             "last_rows",

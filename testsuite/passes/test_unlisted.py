@@ -13,7 +13,7 @@ from testsuite.zoo.weights import randomise
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from tokopt.ir.errors import TokoptError
+from tokopt.ir.errors import TokoptError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.passes.default_plan import default_plan
 from tokopt.passes.normalize import normalize
@@ -178,3 +178,28 @@ def test_a_count_that_is_data_bars_every_site_and_says_where_it_is_written() -> 
     assert len(reasons) == 1 and "visual rows, a number known only at run time" in reasons.pop()
     with pytest.raises(TokoptError, match="only known at run time"):
         default_plan(facts, 0.5)
+
+
+class Chosen(nn.Module):
+    """Image rows are gathered to the places of a mask, and ``where`` takes them or the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.words = nn.Conv2d(3, WIDTH, 4, 4), nn.Embedding(50, WIDTH)
+        self.read = nn.Sequential(*(Layer(mlp()),) * 2)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
+        """Return what the last word became, ``[B, C]``."""
+        rows, here = self.cut(pixels).flatten(2).mT, ids == IMAGE
+        place = (here.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, WIDTH)
+        return self.read(torch.where(here[..., None], rows.gather(1, place), self.words(ids)))[
+            :, -1
+        ]
+
+
+def test_rows_mixed_in_an_unknown_way_are_refused_with_what_would_be_understood() -> None:
+    facts = facts_of(Chosen(), (PIXELS, torch.tensor([[3, *[IMAGE] * ROWS, 9, 2]] * 2)))
+    assert [stack.role for stack in facts.stacks] == ["mixed"]
+    with pytest.raises(UnsupportedError, match="mixed so that the graph does not tell") as error:
+        default_plan(facts, 0.5)
+    assert "node where" in str(error.value) and "masked_scatter" in str(error.value)

@@ -11,7 +11,8 @@ from tokopt.targets.registry import find
 
 WHY_NOT = find("aotinductor").available()
 PLANS = {  # of few layers: what a compilation costs is the number of kernels it writes
-    "llava_short": "vision:1 flowcut 18, decoder:1 fastv 4",
+    # todre chooses in a loop: the default run has one in machine code
+    "llava_short": "vision:1 todre 18, decoder:1 fastv 4",
     "qwen_short": "vision:1 stride 48, decoder:1 fastv 2",
     "dino_short": "vision:1 flowcut 18, vision:2 vtc_cls 4",
     "handvit_short": "vision:1 vtc_cls 18, vision:2 flowcut 4",

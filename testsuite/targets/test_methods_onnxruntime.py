@@ -6,11 +6,14 @@ Several methods share a program, each at its own site: what is lowered is lowere
 from __future__ import annotations
 
 import functools
+from collections import Counter
 
+import onnx
 import pytest
 from testsuite.exhaustive import by_default
 from testsuite.passes.analysed import analysed
 from testsuite.passes.families import every_input, failures, lowered, rewritten
+from testsuite.targets.test_families_onnxruntime import shapes_of
 
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import UnsupportedError
@@ -65,6 +68,8 @@ REWRITING = [
 """Attention that is rewritten, and rows that come back."""
 PARTS = {"llava": 10, "qwen": 6, "dino": 4}
 """In how many cases the plans of a family are run; a family's plans are made when they are run."""
+LENGTHS = {36, 37, 45}
+"""Rows of the streams of llava: patches, with the class token, patches and text."""
 CASES = [(family, number) for family, count in PARTS.items() for number in range(count)]
 
 
@@ -84,6 +89,20 @@ def test_the_oracle_agrees_and_the_file_computes_what_torch_computes(
 ) -> None:
     for text in packs(family)[number :: PARTS[family]]:
         passes(family, text)
+
+
+def squares(text: str) -> Counter[str]:
+    """Return values of a saved file that hold something for every pair of rows of a stream."""
+    model = onnx.load(lowered("llava", text).folder / "model.onnx")
+    shapes = shapes_of(onnx.shape_inference.infer_shapes(model)).values()
+    return Counter(str(s) for s in shapes if sum(size in LENGTHS for size in s) > 1)
+
+
+@pytest.mark.parametrize("number", range(PARTS["llava"]))
+def test_no_stage_writes_a_square_of_a_whole_stream_into_the_file(number: int) -> None:
+    assert squares("decoder:1 stride 1").total() == 1, "the model's own causal mask"
+    for text in packs("llava")[number :: PARTS["llava"]]:
+        assert squares(text) <= squares("decoder:1 stride 1"), text
 
 
 @pytest.mark.parametrize(("family", "text"), REWRITING)

@@ -237,37 +237,28 @@ def test_a_score_traces_with_free_sizes_and_has_no_square(
             hidden=hidden,
             carried=carried,
             entry=entry,
+            sizes=1 + carried.abs().ceil(),
             text=None if taps.text is None else text,
             places=None if taps.places is None else taps.places.seen(where),
             tower=tower_of(rebuilt(0, *tower[:3]), candidates, tower[3]) if tower else None,
         )
 
-    def traced(*operands: Tensor) -> Tensor:
-        return score(name, at(*operands))
+    stages = "carried" in inspect.getsource(sys.modules[method.score.__module__])
 
-    def besides(*operands: Tensor) -> list[Tensor]:
-        there = at(*operands)
-        sizes = (1 + there.hidden.abs()).amax(-1).ceil()
-        return made_besides(method, dataclasses.replace(there, sizes=sizes))
-
-    def first(*operands: Tensor) -> Tensor:
-        return score(name, dataclasses.replace(at(*operands), carried=None))
+    def traced(*operands: Tensor) -> list[Tensor]:
+        now = at(*operands)
+        first = [score(name, dataclasses.replace(now, carried=None))] if stages else []
+        return [score(name, now), *first, *made_besides(method, now)]
 
     graph = make_fx(traced, tracing_mode="symbolic")(*flat(taps))
     sizes = ((2, 14), (3, 14) if role == "vision" else (3, 15))  # visual rows are as many
     for batch, rows in sizes:
         other = drawn_taps(role, batch=batch, rows=rows, relay=relay, layers=2, carried=True)
-        there, expected = graph(*flat(other)), score(name, other)
+        there, expected = graph(*flat(other))[0], score(name, other)
         torch.testing.assert_close(there, expected, rtol=1e-5, atol=1e-6)
     found = squares(graph, graph.graph.find_nodes(op="placeholder")[6])
-    if "carried" in inspect.getsource(sys.modules[method.score.__module__]):
-        begun = make_fx(first, tracing_mode="symbolic")(*flat(taps))
-        found += squares(begun, begun.graph.find_nodes(op="placeholder")[6])
     assert bool(found) == (name in SQUARES)
     assert not [n for n in graph.graph.nodes if "_local_scalar_dense" in str(n.target)]
-    if any((method.combine, method.weigh, method.passes_on, method.remember)):
-        more = make_fx(besides, tracing_mode="symbolic")(*flat(taps))
-        assert not squares(more, more.graph.find_nodes(op="placeholder")[6])
 
 
 def made_besides(method: Method, taps: Taps) -> list[Tensor]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.methods.method import TowerTap
+from tokopt.passes.rewrites.attended import Attended, Marking
 from tokopt.passes.rewrites.paint import REWRITE
-from tokopt.passes.rewrites.rewrite import Attended, Marking
 
 ROWS = 50
 

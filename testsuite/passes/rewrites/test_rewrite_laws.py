@@ -12,8 +12,9 @@ from tokopt.ir.errors import InputError
 from tokopt.passes.methods.method import LayerTap
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.methods.rows import attention_row, attention_rows
+from tokopt.passes.rewrites.attended import Attended, Marking
 from tokopt.passes.rewrites.registry import REWRITES, find_rewrite
-from tokopt.passes.rewrites.rewrite import Attended, Marking, Rewrite
+from tokopt.passes.rewrites.rewrite import Rewrite
 
 LIVELY = {"var": {"tau": 2.2, "rho": 0.3, "summ": 0.3}, "paint": {}}
 """Options under which the drawn values are changed."""

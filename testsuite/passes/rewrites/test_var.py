@@ -7,8 +7,9 @@ from testsuite.passes.methods.drawn_taps import drawn_taps
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
-from tokopt.passes.rewrites.rewrite import Attended, rows_behind
-from tokopt.passes.rewrites.var import REWRITE
+from tokopt.passes.rewrites.attended import Attended
+from tokopt.passes.rewrites.rewrite import rows_behind
+from tokopt.passes.rewrites.var import REWRITE, SCALING
 
 SETTINGS = {"p": 0.6, "rho": 0.3, "summ": 0.7, "tau": 2.2}
 
@@ -60,6 +61,22 @@ def test_attention_is_moved_as_published(dims: str) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
     assert 0 < acted < expected[..., 0].size
     assert np.abs(expected - whole(taps)).max() > 0.01
+
+
+@pytest.mark.parametrize("width", [2, 6])
+def test_what_rows_read_needs_no_attention_written_out(width: int) -> None:
+    """The sums of other values, asked for one by one, give what the moved attention gives."""
+    taps = attended(SETTINGS)
+    value = taps.layer.value[..., :width]  # 2: the three sets take two values to ask for
+    taps = dataclasses.replace(taps, layer=dataclasses.replace(taps.layer, value=value))
+    before, groups = torch.from_numpy(whole(taps)), taps.layer.query.shape[1] // value.shape[1]
+
+    def reading(weights: Tensor, values: Tensor) -> Tensor:
+        return weights @ values.repeat_interleave(groups, 1)
+
+    answers = tuple(reading(before, other) for other in SCALING.asked(taps))
+    found = SCALING.mixed(taps, reading(before, value), answers)
+    torch.testing.assert_close(found, reading(REWRITE.attend(taps), value), rtol=1e-4, atol=1e-5)
 
 
 def test_attention_is_moved_and_not_made() -> None:

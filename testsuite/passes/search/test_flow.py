@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from testsuite.passes.families import plan
 from testsuite.passes.search.searched import llava, replay, seen
 
+from tokopt.ir.plan import Plan
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.methods.rows import relay_attention
 from tokopt.passes.search.flow import Flow
@@ -45,3 +48,11 @@ def test_rows_that_a_tower_drops_are_missing_in_every_layer_of_the_decoder() -> 
     assert 0 < few < more < 1
     both = judged.retained(plan("vision:end stride 18, decoder:3 stride 2"))
     assert both < more
+
+
+def test_rows_that_come_back_are_there_again() -> None:
+    kept = flow().by_layer(plan("decoder:1 stride 4"))["decoder"]
+    back = replace(plan("decoder:1 stride 4").stages[0], until="decoder:2")
+    between = flow().by_layer(Plan((back,)))["decoder"]
+    assert between[1] == kept[1] < 1 and kept[2] < 1
+    assert torch.allclose(between[[0, *range(2, len(between))]], torch.ones(len(between) - 1))

@@ -1,0 +1,81 @@
+"""Planner: the plan of a published method for what was asked: a share of the tokens, or limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from tokopt.ir.errors import InputError
+from tokopt.ir.facts import Facts
+from tokopt.ir.plan import Outputs, Plan, Quota
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.budget_report import Work, report_work
+from tokopt.passes.default_plan import default_fit
+from tokopt.passes.devices import CPU, Device, find_device
+from tokopt.passes.fit import Entropies, Fitted
+from tokopt.passes.limits import Limits
+from tokopt.passes.methods.registry import find_method
+from tokopt.passes.observe import observe
+from tokopt.passes.quotas import with_quota
+from tokopt.passes.rewrites.asked import asked_attention
+from tokopt.passes.within import Meter, fit_within
+
+
+@dataclass(frozen=True)
+class Planner:
+    """``method``: the default ones where None; the rest as in ``compile``."""
+
+    facts: Facts
+    given: Mapping[str, Tensor]
+    method: str | None
+    attention: str | None
+    quota: Quota
+    seed: int
+    outputs: Outputs
+
+    def at(self, budget: float) -> tuple[Plan, str]:
+        """Return the plan of a share of the tokens, and what is to be said of it."""
+        fitted = self._fit(budget)
+        return self._whole(fitted.plan, budget), fitted.note
+
+    def within(self, limits: Limits, meter: Meter) -> tuple[Plan, str]:
+        """Return the plan with most tokens within limits.  Raises what ``fit_within`` raises."""
+        fitted = fit_within(meter, limits, self._fit, self._work)
+        return self._whole(fitted.plan, limits.tokens), fitted.note
+
+    @cached_property
+    def _entropies(self) -> Entropies:
+        return observe(self.facts, self.given).entropies
+
+    def _fit(self, budget: float) -> Fitted:
+        return default_fit(self.facts, budget, self.method, self._entropies, self.seed)
+
+    def _whole(self, plan: Plan, asked: float | None) -> Plan:
+        stages = with_quota(self.facts, plan, self.quota).stages
+        rewrites = () if self.attention is None else asked_attention(self.facts, self.attention)
+        return Plan(stages, asked, self.seed, self.outputs, rewrites)
+
+    def _work(self, plan: Plan) -> Work:
+        """Return what the rewrite of a plan does."""
+        applied = apply_plan(self.facts.exported, self._whole(plan, None), find_method)
+        return report_work(self.facts.exported, applied, self.given)
+
+
+def device_for(limits: Limits | None, target: str, name: str | None) -> Device | None:
+    """Return the device whose latency is predicted; None where none is limited and none named.
+
+    Raises ``InputError`` where a target on a GPU does not say which one.
+    """
+    if name is not None:
+        return find_device(name)
+    if limits is None or limits.latency is None:
+        return None
+    if "cuda" in target:
+        raise InputError(
+            f"latency on {target} depends on the device",
+            expected="--device with a name, such as h100",
+        )
+    return find_device(CPU)

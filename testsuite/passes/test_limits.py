@@ -1,0 +1,143 @@
+"""Budgets of several numbers: how they are written, what meets them.  5 s."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from testsuite.passes.analysed import analysed
+from testsuite.passes.families import every_input
+
+from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
+from tokopt.ir.plan import Plan
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.budget_report import Work, report_work
+from tokopt.passes.default_plan import default_fit
+from tokopt.passes.devices import Device, find_device
+from tokopt.passes.fit import Fitted
+from tokopt.passes.limits import Limits, parse_limits
+from tokopt.passes.methods.registry import find_method
+from tokopt.passes.roofline import predict_seconds, products_seconds
+from tokopt.passes.within import Meter, fit_within
+
+SLOW = Device("slow", {torch.float32: 1e9}, 1e9)
+
+
+def test_limits_are_written_as_shares_and_latency_in_seconds_too() -> None:
+    assert parse_limits("tokens=0.2, flops=.5") == Limits(tokens=0.2, flops=0.5)
+    assert parse_limits("latency=0.4") == Limits(latency=0.4)
+    for text, seconds in (("20ms", 0.02), ("3s", 3.0), ("5us", 5e-6)):
+        limits = parse_limits(f"kv=0.1,latency={text}")
+        assert limits.kv == 0.1 and limits.latency == pytest.approx(seconds) and not limits.relative
+    assert parse_limits("kv=0.1,tokens=0.3").rows == 0.1 and parse_limits("flops=0.3").rows == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["speed=1", "tokens=", "tokens=2", "flops=0", "flops=-1", "flops=nan", "kv=1,kv=1", "="]
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_limits(text)
+
+
+@functools.cache
+def meter(name: str, timed: bool = False) -> Meter:
+    family = analysed(name)
+    return Meter(family.facts, every_input(family)[0], SLOW if timed else None)
+
+
+def fitted(name: str, budget: float, method: str | None = None) -> Fitted:
+    return default_fit(analysed(name).facts, budget, method)
+
+
+def work(name: str, plan: Plan) -> Work:
+    facts = analysed(name).facts
+    applied = apply_plan(facts.exported, plan, find_method)
+    return report_work(facts.exported, applied, every_input(analysed(name))[0])
+
+
+def within(name: str, limits: Limits, method: str | None = None) -> Fitted:
+    return fit_within(
+        meter(name, timed=True),
+        limits,
+        functools.partial(fitted, name, method=method),
+        functools.partial(work, name),
+    )
+
+
+@pytest.mark.parametrize(("name", "method"), [("llava", "fastv"), ("dino", "flowcut")])
+@pytest.mark.parametrize("kind", ["flops", "latency"])
+def test_the_plan_meets_the_limit_and_one_token_more_does_not(
+    name: str, method: str, kind: str
+) -> None:
+    limits = Limits(**{kind: 0.85})
+    found, gauge = within(name, limits, method), meter(name, timed=True)
+    limit = gauge.wanted(limits)[kind]
+    assert gauge.counted(found.plan, work(name, found.plan))[kind] <= limit
+    (last,) = found.plan.stages[-1:]
+    for more in range(1, 40):
+        group = dataclasses.replace(last, keep=last.keep + more)
+        larger = dataclasses.replace(found.plan, stages=(*found.plan.stages[:-1], group))
+        if gauge.counted(larger, work(name, larger))[kind] > limit:
+            break
+    assert more <= 3, "far from the limit"
+
+
+def test_all_limits_hold_together_and_the_tightest_decides() -> None:
+    loose = within("llava", Limits(tokens=0.9, flops=0.99, latency=0.99), "fastv")
+    tight = within("llava", Limits(tokens=0.5, kv=0.45, flops=0.99), "fastv")
+    assert float(loose.spent) > 0.8 and 0.4 < float(tight.spent) <= 0.45
+
+
+def test_what_no_plan_meets_names_the_nearest() -> None:
+    with pytest.raises(BudgetError, match=r"meets flops=0\.01") as error:
+        within("llava", Limits(flops=0.01), "fastv")
+    assert "fastv at decoder:1 keeps 1" in str(error.value)
+
+
+def test_a_model_without_decoder_has_no_cache_to_limit() -> None:
+    with pytest.raises(UnsupportedError, match="cache of a decoder"):
+        within("dino", Limits(kv=0.5))
+
+
+def test_operations_of_a_plan_are_those_that_its_rewrite_counts() -> None:
+    for name, text in (("llava", "fastv"), ("dino", "flowcut")):
+        plan = fitted(name, 0.6, text).plan
+        counted = work(name, plan)
+        assert meter(name).predicted(plan)["flops"] == counted.left / counted.original
+
+
+def test_a_roofline_is_what_takes_longer_of_operations_and_bytes() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).relu()
+
+    graph = torch.export.export(Two(), (torch.ones(5, 3),)).graph
+    operations, moved = 2 * 5 * 3 * 4, 4 * (5 * 3 + 3 * 4 + 5 * 4)
+    for flops, bandwidth in ((10.0, 1e9), (1e9, 10.0)):
+        device = Device("toy", {torch.float32: flops}, bandwidth)
+        seconds = products_seconds(graph.nodes, lambda _: lambda n: n.meta["val"].shape, device)
+        assert seconds == pytest.approx(max(operations / flops, moved / bandwidth))
+
+
+def test_fewer_rows_are_predicted_to_take_less_on_every_device() -> None:
+    gauge = meter("llava")
+    plans = [Plan(()), *(fitted("llava", share, "fastv").plan for share in (0.8, 0.4))]
+    for name in ("a100", "h100", "h200", "l4", "rtx4090"):
+        device = find_device(name)
+        seconds = [predict_seconds(gauge.facts, plan, gauge.inputs, device) for plan in plans]
+        assert seconds[0] > seconds[1] > seconds[2] > 0
+    with pytest.raises(InputError, match="tpu"):
+        find_device("tpu")
+
+
+def test_this_cpu_is_measured() -> None:
+    cpu = find_device("cpu")
+    assert 1e9 < cpu.peak(torch.float32) < 1e14 and 1e8 < cpu.bandwidth < 1e13
+    assert find_device("cpu") is cpu
