@@ -38,7 +38,7 @@ def generate(
     inputs: Mapping[str, Tensor],
     *,
     max_new_tokens: int,
-    stop: Collection[int],
+    stop: Collection[int] | None = None,
     position: Tensor | None = None,
     sampling: Sampling = GREEDY,
     streamer: Streamer | None = None,
@@ -46,14 +46,16 @@ def generate(
     """Return the new tokens, int64 ``[B, T]`` with T at most ``max_new_tokens``.
 
     An item ends with its first token of ``stop`` and repeats it until all items have ended; with
-    an empty ``stop`` none ends early.  ``position`` is that of the first new token, for each item
+    an empty ``stop`` none ends early, and without one the run is refused: which token ends an
+    answer no graph says.  ``position`` is that of the first new token, for each item
     in the shape of decode's own input (by default the prompt's length).  ``prefill`` runs all
     programs but decode from inputs by outer name.
 
-    Raises ``InputError`` for numbers that fit no run: stop ids that the model does not have, more
-    tokens than the cache or the positions have room for.
+    Raises ``InputError`` for numbers that fit no run: stop ids that are missing or that the model
+    does not have, more tokens than the cache or the positions have room for.
     """
     how = decoding_of(manifest)
+    stop = _stop_ids(stop)
     chain = Chain(manifest.programs, manifest.links)
     prompt = inputs[chain.inputs[manifest.main, how.prompt]]
     first = prefill(inputs)
@@ -125,6 +127,16 @@ def _first_position(
             expected=f"{spec.dtype} {list(spec.shape)}, for {items[0]} prompts",
         )
     return given
+
+
+def _stop_ids(stop: Collection[int] | None) -> Collection[int]:
+    if stop is None:
+        raise InputError(
+            "there are no stop ids",
+            expected="stop={id, …}, the tokens that end an answer (the tokenizer's eos_token_id)",
+            hint="stop=() makes max_new_tokens tokens, whatever they are",
+        )
+    return stop
 
 
 def _check_tokens(most: int, stop: Collection[int], vocabulary: int) -> None:

@@ -121,7 +121,7 @@ class Artifact:
         inputs: Mapping[str, object],
         *,
         max_new_tokens: int,
-        stop: Collection[int],
+        stop: Collection[int] | None = None,
         position: Tensor | None = None,
         sampling: Sampling = GREEDY,
         streamer: Streamer | None = None,
@@ -129,8 +129,8 @@ class Artifact:
         """Return the tokens that continue the prompts in ``inputs`` (those of vision and prefill).
 
         As ``targets.generate.generate`` says.  ``InputError`` where the inputs do not fit, the
-        cache would overflow or a stop id is none; ``UnsupportedError`` where the artifact has no
-        decode program whose form is known.
+        cache would overflow or stop ids are missing or none of the model's; ``UnsupportedError``
+        where the artifact has no decode program whose form is known.
         """
         decode = self.program(decoding_of(self.manifest).program)
         return generate(

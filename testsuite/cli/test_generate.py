@@ -113,6 +113,8 @@ def test_sampling_repeats_with_its_seed_and_a_tiny_nucleus_is_greedy(half: Built
 
 def test_what_fits_no_run_is_refused_before_a_token_is_made(half: Built) -> None:
     run, asked = half.artifact.generate, given()
+    with pytest.raises(InputError, match="there are no stop ids"):
+        run(asked, max_new_tokens=2)
     with pytest.raises(InputError, match="no token 100000 to stop at"):
         run(asked, max_new_tokens=2, stop={100000})
     with pytest.raises(InputError, match="max_new_tokens is 0"):
