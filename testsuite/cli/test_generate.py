@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from testsuite.zoo import llava
 from testsuite.zoo.caching import prefill_and_decode
 from testsuite.zoo.handvlm import Sizes
 from testsuite.zoo.handvlm_parts import inputs, parts
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 
 import tokopt
 from tokopt.cli.capture_request import Request
+from tokopt.cli.main import main
+from tokopt.cli.processor import ending_tokens
 from tokopt.cli.separate import Separate
 from tokopt.ir.decoding import Cache, find_decoding
 from tokopt.ir.errors import InputError, UnsupportedError
@@ -29,6 +43,7 @@ from tokopt.targets.runtime import Artifact
 from tokopt.targets.sampling import Sampling
 
 SIZES = Sizes(layers=2, tower_layers=2)
+Capture = pytest.CaptureFixture[str]
 PLAN = Plan((Stage("vision:1", "stride", SIZES.visual // 2),), 0.5)
 
 
@@ -136,41 +151,125 @@ def test_what_fits_no_run_is_refused_before_a_token_is_made(half: Built) -> None
         half.artifact.program("decode").generate(asked, max_new_tokens=2, stop=())
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A model of transformers, its programs, and the artifact at budget 1."""
+
+    model: llava.LlavaForConditionalGeneration
+    program: Program
+    artifact: Artifact
+
+
 @pytest.fixture(scope="module")
-def tiny() -> tuple[object, Program]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     model = llava.model(attention="sdpa", seed=0, layers=2)
     request = Request(dynamic=frozenset({"length"}))
-    return model, Program(prefill_and_decode(model, request, whole=True))
+    program = Program(prefill_and_decode(model, request, whole=True))
+    place = tmp_path_factory.mktemp("generate") / "whole"
+    made = tokopt.compile(program, place, budget=1.0, method="stride", target="eager")
+    return Whole(model, program, tokopt.load(made.folder))
 
 
-def test_at_budget_one_greedy_tokens_are_those_of_transformers(
-    tiny: tuple[llava.LlavaForConditionalGeneration, Program], tmp_path: Path
-) -> None:
-    model, program = tiny
-    made = tokopt.compile(program, tmp_path / "whole", budget=1.0, method="stride", target="eager")
-    artifact = tokopt.load(made.folder)
+def by_transformers(whole: Whole, pixels: Tensor, ids: Tensor, most: int) -> Tensor:
+    made = whole.model.generate(
+        input_ids=ids,
+        pixel_values=pixels,
+        max_new_tokens=most,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return made[:, ids.shape[1] :]
+
+
+def test_at_budget_one_greedy_tokens_are_those_of_transformers(whole: Whole) -> None:
     for length in (llava.VISUAL + 4, llava.VISUAL + 11):
         pixels, ids = llava.inputs(1, length, seed=length)
-        wanted = model.generate(
-            input_ids=ids,
-            pixel_values=pixels,
-            max_new_tokens=12,
-            do_sample=False,
-            eos_token_id=None,
-        )
-        names = [spec.name for spec in made.manifest.signature.inputs][:2]
-        got = artifact.generate(
-            dict(zip(names, (pixels, ids), strict=True)), max_new_tokens=12, stop=()
-        )
-        assert torch.equal(got, wanted[:, length:])
+        asked = {"pixel_values": pixels, "input_ids": ids}
+        got = whole.artifact.generate(asked, max_new_tokens=12, stop=())
+        assert torch.equal(got, by_transformers(whole, pixels, ids, 12))
         assert len(got.unique()) > 2
 
 
-def test_a_cache_that_comes_back_whole_is_found_behind_an_empty_one(
-    tiny: tuple[object, Program],
-) -> None:
-    graphs = {name: normalize(graph) for name, graph in tiny[1].graphs.items()}
+def test_a_cache_that_comes_back_whole_is_found_behind_an_empty_one(whole: Whole) -> None:
+    graphs = {name: normalize(graph) for name, graph in whole.program.graphs.items()}
     found = find_decoding(graphs, find_links(graphs), "prefill")
     assert found is not None and (found.token, found.position) == ("token", "position")
     assert found.caches == tuple(Cache(f"past_{i}", f"output_{i + 1}", 2, True) for i in range(4))
     assert found.places is None
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a processor of transformers whose words are w0, w1, ... and <image>."""
+    folder = tmp_path_factory.mktemp("processor")
+    words = {**{f"w{i}": i for i in range(llava.TEXT_VOCABULARY)}, "<image>": llava.IMAGE_TOKEN}
+    rule = Tokenizer(WordLevel(words, unk_token="w0"))
+    rule.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rule, eos_token="w7", additional_special_tokens=["<image>"]
+    )
+    side = {"height": llava.IMAGE_SIZE, "width": llava.IMAGE_SIZE}
+    LlavaProcessor(
+        CLIPImageProcessor(size=side, do_center_crop=False),
+        tokenizer,
+        patch_size=llava.PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    Image.new("RGB", (60, 50), (200, 30, 90)).save(folder / "red.png")
+    return folder
+
+
+def test_run_streams_the_words_that_continue_a_picture_and_a_prompt(
+    whole: Whole, processor: Path, capfd: Capture
+) -> None:
+    line = ["run", str(whole.artifact.folder), "--prompt", "w5 <image> w9 w11"]
+    line += ["--image", str(processor / "red.png"), "--processor", str(processor)]
+    assert main([*line, "--max-new-tokens", "6", "--stop", "none"]) == 0
+    words = capfd.readouterr().out.strip().split(" ")
+    read = AutoProcessor.from_pretrained(processor)
+    with Image.open(processor / "red.png") as picture:
+        asked = read(text="w5 <image> w9 w11", images=[picture], return_tensors="pt")
+    wanted = by_transformers(whole, asked["pixel_values"], asked["input_ids"], 6)[0].tolist()
+    assert words == [f"w{token}" for token in wanted]
+    ends = ["--max-new-tokens", "6", "--stop", str(wanted[2]), "--json"]
+    assert main([*line, *ends]) == 0
+    said = json.loads(capfd.readouterr().out)
+    first = wanted[: wanted.index(wanted[2]) + 1]
+    assert (said["tokens"], said["text"]) == ([first], [" ".join(f"w{t}" for t in first)])
+    # Without --stop the tokenizer says it, and what the model's own generation_config.json adds.
+    (processor / "generation_config.json").write_text(json.dumps({"eos_token_id": [wanted[1]]}))
+    assert ending_tokens(str(processor), read) == {7, wanted[1]}
+    assert main([*line, "--json"]) == 0
+    (tokens,) = json.loads(capfd.readouterr().out)["tokens"]
+    assert tokens[-1] in {7, wanted[1]} and len(tokens) <= 2
+
+
+def test_run_makes_tokens_of_tensors_and_refuses_options_that_do_not_go_together(
+    whole: Whole, tmp_path: Path, capfd: Capture
+) -> None:
+    pixels, ids = llava.inputs(1, llava.VISUAL + 4, seed=2)
+    inputs, out = str(tmp_path / "x.safetensors"), str(tmp_path / "y.safetensors")
+    position = torch.tensor([[ids.shape[1]]])
+    save_file({"pixel_values": pixels, "input_ids": ids, "position": position}, inputs)
+    line = ["run", str(whole.artifact.folder)]
+    warm = ["--temperature", "3", "--seed", "4", "--top-p", "0.9"]
+    made = []
+    for more in ([], [], warm):
+        asked = [*line, "--inputs", inputs, "--max-new-tokens", "5", "--stop", "none", *more]
+        assert main([*asked, "-o", out]) == 0
+        made.append(capfd.readouterr().out.split())
+        assert load_file(out)["tokens"].tolist() == [[int(token) for token in made[-1]]]
+    assert made[0] == made[1] != made[2]
+    for options, message in (
+        (["--inputs", inputs, "--max-new-tokens", "5"], "there are no stop ids"),
+        (["--inputs", inputs, "--stop", "1"], "how many tokens"),
+        (["--inputs", inputs, "--prompt", "w1"], "from a prompt or from tensors"),
+        (["--inputs", inputs, "--image", "a.png"], "a picture needs a prompt"),
+        (["--prompt", "w1"], "through a processor"),
+        (["--prompt", "w1", "--processor", str(tmp_path / "none")], "cannot be loaded"),
+        (["--inputs", inputs, "--stop", "1,x", "--max-new-tokens", "5"], "no list of token ids"),
+        (["--inputs", inputs, "--max-new-tokens", "5", "--stop", "1", "--trace"], "one run"),
+    ):
+        assert main([*line, *options]) == 2
+        assert message in capfd.readouterr().err

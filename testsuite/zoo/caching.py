@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import DynamicCache
 
+from tokopt.cli.capture_call import NamedCall
 from tokopt.cli.capture_families import FAMILIES
 from tokopt.cli.capture_logits import PromptLogits
 from tokopt.cli.capture_request import Request
@@ -16,14 +17,14 @@ from tokopt.cli.capture_request import Request
 LONGEST = 200
 
 
-class Prefill(nn.Module):
+class Prefill(NamedCall):
     """``(pixels, input_ids, ...) -> logits [B,S,V]`` and each layer's keys and values."""
 
     def __init__(self, logits: PromptLogits) -> None:
-        super().__init__()
+        super().__init__(logits.model, logits.names)
         self.logits = logits
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+    def call(self, given: dict[str, Any]) -> tuple[Tensor, ...]:
         """Return the logits of every position and the cache."""
         cache = DynamicCache()
         plain = self.logits.model.forward
@@ -33,7 +34,7 @@ class Prefill(nn.Module):
 
         self.logits.model.forward = forward
         try:
-            logits = self.logits(*given)
+            logits = self.logits.call(given)
         finally:
             self.logits.model.forward = plain
         return (logits, *_flat(cache))
@@ -69,7 +70,7 @@ def prefill_and_decode(model: Any, request: Request, *, whole: bool) -> dict[str
         sized = (None, None, [{2: Dim.AUTO(min=2, max=LONGEST)} for _ in cache])
         return {
             "prefill": torch.export.export(
-                prefill, capture.inputs, dynamic_shapes=(capture.dynamic_shapes,), strict=False
+                prefill, capture.inputs, dynamic_shapes=capture.dynamic_shapes, strict=False
             ),
             "decode": torch.export.export(
                 Decode(model, whole).eval(),
