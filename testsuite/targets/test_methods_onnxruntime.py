@@ -18,6 +18,7 @@ from testsuite.targets.test_families_onnxruntime import shapes_of
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.fit import fit
+from tokopt.passes.methods import received
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 
@@ -71,6 +72,12 @@ PARTS = {"llava": 10, "qwen": 6, "dino": 4}
 LENGTHS = {36, 37, 45}
 """Rows of the streams of llava: patches, with the class token, patches and text."""
 CASES = [(family, number) for family, count in PARTS.items() for number in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make what is computed block by block have several blocks here, where streams are short."""
+    monkeypatch.setattr(received, "BLOCK", 8)
 
 
 def passes(family: str, text: str) -> None:
