@@ -19,6 +19,7 @@ from tokopt.cli.inputs import check_merges
 from tokopt.cli.recorded import Costs, gate_result, recorded_budget
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
+from tokopt.ir.decoding import find_decoding
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.placeholders import find_placeholders
@@ -135,6 +136,9 @@ def compile_separate(
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),
                 links=tuple(chain.links),
+                decoding=find_decoding(
+                    separate.program.graphs, separate.links, separate.program.main_name
+                ),
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )
