@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 from tokopt.cli.eval_batch import batch_size
 from tokopt.cli.eval_data import find_data
 from tokopt.cli.inputs import check_merges
-from tokopt.cli.prompted import is_prompted, processor_named, prompted
+from tokopt.cli.processor import processor_named
+from tokopt.cli.prompted import is_prompted, prompted
 from tokopt.ir.errors import InputError
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.signature import signature_of

@@ -1,13 +1,13 @@
-"""``tokopt run``: run an artifact on inputs from a file and show what comes out."""
+"""``tokopt run``: run an artifact on inputs or a prompt and show what comes out."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tokopt.cli.answer_options import add_options, asks_for_tokens, check_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the program's parser."""
-    parser = subparsers.add_parser("run", help="run an artifact on inputs from a file")
+    parser = subparsers.add_parser("run", help="run an artifact on inputs or a prompt")
     parser.add_argument("artifact", help="a folder that `tokopt compile` wrote")
     parser.add_argument("--inputs", metavar="FILE", help="safetensors, one tensor per input")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the outputs here")
@@ -28,24 +28,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--target", help="another target that reads the same files")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run, print a table of the outputs on stdout and return the exit code.
+    """Run, print a table of the outputs or what was generated, and return the exit code.
 
     Raises ``InputError`` naming the inputs that are needed where no file is given,
     and ``GateError`` for an artifact that failed verification.
     """
     from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed, read_inputs
+    from tokopt.cli.write_tensors import write_tensors
     from tokopt.targets.chained import signature_for
     from tokopt.targets.runtime import load
 
+    generates = asks_for_tokens(args)
+    if generates:
+        check_options(args)
     artifact = load(args.artifact, target=args.target)
     if args.budget is not None:
         artifact = artifact.at(args.budget)
     if args.program is not None:
         artifact = artifact.program(args.program)
+    if generates:
+        from tokopt.cli.answer import answer
+
+        answer(args, artifact)
+        return 0
     manifest = artifact.manifest
     if args.inputs is None:
         raise inputs_needed(signature_for(manifest, ()), args.artifact)
@@ -63,26 +73,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         show_table(rows, args.output)
     return 0
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write named tensors as safetensors: whole or not at all.
-
-    Raises ``InputError`` where the place cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from tokopt.ir.errors import InputError
-
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, beside)
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"the outputs cannot be written: {error}", where=str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def describe(name: str, value: Tensor) -> dict[str, Any]:

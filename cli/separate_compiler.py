@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from tokopt.cli.inputs import check_merges
 from tokopt.cli.recorded import Costs, gate_result, recorded_budget
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
+from tokopt.ir.decoding import find_decoding
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.placeholders import find_placeholders
@@ -27,6 +29,7 @@ from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
+from tokopt.passes.gradients import gradient_orders, with_orders
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
 from tokopt.passes.quotas import with_quota
@@ -89,9 +92,11 @@ def compile_separate(
             note = ""
             if plan is None:
                 front = before_generation(facts)
-                entropies = observe(facts, own).entropies
-                fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
-                stages = with_quota(facts, fitted.plan, quota).stages
+                seen = observe(facts, own)
+                fitted = default_fit(front, budgets[0], method, seen.entropies, seed or 0)
+                orders = partial(gradient_orders, facts, [own], [seen])
+                ordered = with_orders(fitted.plan, find_method, orders)
+                stages = with_quota(facts, ordered, quota).stages
                 rewrites = asked_attention(facts, attention) if attention is not None else ()
                 plan = Plan(stages, budgets[0], seed or 0, outputs or "full", rewrites)
                 note = fitted.note
@@ -131,6 +136,9 @@ def compile_separate(
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),
                 links=tuple(chain.links),
+                decoding=find_decoding(
+                    separate.program.graphs, separate.links, separate.program.main_name
+                ),
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )

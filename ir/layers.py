@@ -94,7 +94,9 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         if home is None:
             home = ([], dim, stream)
             stacks.append(home)
-        windowed = len(members) > 1 or locate(members[0].keys, stream) is None
+        keys = members[0].keys
+        apart = locate(keys, stream) is None and locate(stream, keys) is None
+        windowed = len(members) > 1 or apart
         home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(

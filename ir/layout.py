@@ -34,7 +34,8 @@ class Layout:
         if self.sizes is not None:
             tensor = tensor.reshape(_filled(tensor, self.sizes))
         order = (*self.batch, *self.heads, self.rows, self.features)
-        tensor = tensor.permute(order)
+        if order != tuple(range(len(order))):
+            tensor = tensor.permute(order)
         b, h = len(self.batch), len(self.heads)
         if h != 1:
             tensor = tensor.flatten(b, b + h - 1) if h else tensor.unsqueeze(b)

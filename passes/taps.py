@@ -111,10 +111,21 @@ class TapRecipe:
             mask = None
             if rest:
                 shape = [*raw_query.shape[:-1], raw_key.shape[-2]]
-                mask = _lines(self.probabilities.apply(rest[0].expand(shape)), at)
+                mask = _lines(self.probabilities.apply(self._spread(rest[0], shape)), at)
             return attention_rows(query, key, mask, at, scale, site.causal)
 
         return LayerTap(self.depth, query, key, value, row, scale, last, rows)
+
+    def _spread(self, mask: Tensor, shape: list[int]) -> Tensor:
+        """Return a mask that the layout can be applied to: only where it must, all of ``shape``.
+
+        A mask for all heads then stays one: spread over them it is the largest value there is.
+        """
+        layout = self.probabilities
+        if layout.sizes is not None or len(layout.heads) > 1 or len(layout.batch) > 1:
+            return mask.expand(shape)
+        missing = len(shape) - mask.dim()
+        return mask[(None,) * missing] if missing else mask
 
 
 def tap_recipe(layer: Layer, dims: Dims, lead: tuple[Axis, ...]) -> TapRecipe | None:
@@ -155,7 +166,15 @@ def _rows(operand: Tensor, left: Tensor) -> Tensor:
 
 
 def _lines(matrix: Tensor, at: Tensor) -> Tensor:
-    """Return the lines ``at`` ``[B, T]`` of ``[B, H, Q, N]``, as ``[B, H, T, N]``."""
+    """Return the lines ``at`` ``[B, T]`` of ``[B, H, Q, N]``, as ``[B, H, T, N]``.
+
+    A matrix for all items or all queries, ``[1, H, Q, N]`` or ``[B, H, 1, N]``, is not spread.
+    """
+    if matrix.shape[2] == 1:
+        return matrix
+    if matrix.shape[0] == 1:
+        lines = matrix.squeeze(0).index_select(1, at.flatten())
+        return lines.unflatten(1, (at.shape[0], at.shape[1])).movedim(1, 0)
     index = at.unsqueeze(1).unsqueeze(-1)
     return matrix.gather(2, index.expand(-1, matrix.shape[1], -1, matrix.shape[3]))
 

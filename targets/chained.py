@@ -130,6 +130,7 @@ def manifest_of(manifest: Manifest, program: ProgramEntry) -> Manifest:
         placeholders=tuple(wanted),
         programs=(),
         links=(),
+        decoding=None,
     )
 
 

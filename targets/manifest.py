@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokopt import __version__
+from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError
 from tokopt.ir.links import Link
 from tokopt.ir.memory import Memory
@@ -26,9 +27,9 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
-and ``memory``, 5 ``padding`` and masks of placeholders; older ones still load."""
+and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -127,6 +128,7 @@ class Manifest:
     find a place.  ``memory``: inputs and outputs by which the program hands itself what its stages
     keep from one call to the next.  ``padding``: the constant prompt lengths that there is a
     program for each of, and what is padded to run them; ``signature`` is that of any length.
+    ``decoding``: how the program behind the main one makes the next token, where that is known.
     """
 
     target: str
@@ -144,9 +146,15 @@ class Manifest:
     links: tuple[Link, ...] = ()
     memory: tuple[Memory, ...] = ()
     padding: Padding | None = None
+    decoding: Decoding | None = None
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def main(self) -> str:
+        """The name of the main program of several: the last that follows none."""
+        return [one.name for one in self.programs if not one.follows][-1]
 
     @property
     def parts(self) -> dict[str, Manifest]:
@@ -204,7 +212,7 @@ def read_manifest(folder: Path) -> Manifest:
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
     lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    found = {**lists, "padding": None, **json.loads(text)}
+    found = {**lists, "padding": None, "decoding": None, **json.loads(text)}
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
     found["variants"] = [{"padding": None, **variant} for variant in found["variants"]]
     uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,12 +13,14 @@ from tokopt.ir.errors import GateError, InputError, UnsupportedError
 from tokopt.ir.memory import Memory, next_call, with_memory
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.chained import Chain, manifest_of, signature_for
+from tokopt.targets.generate import Streamer, decoding_of, generate
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
 from tokopt.targets.parts import FIRST, bucket_part
 from tokopt.targets.placeholder_check import check_placeholders
 from tokopt.targets.registry import find
+from tokopt.targets.sampling import GREEDY, Sampling
 
 TRACE = "trace."
 """Outputs whose names start so are the selection trace: kept indices and scores per stage."""
@@ -113,6 +115,35 @@ class Artifact:
             for name, value in outputs.items()
             if trace or not (name.startswith(TRACE) or name in hidden)
         }
+
+    def generate(
+        self,
+        inputs: Mapping[str, object],
+        *,
+        max_new_tokens: int,
+        stop: Collection[int] | None = None,
+        position: Tensor | None = None,
+        sampling: Sampling = GREEDY,
+        streamer: Streamer | None = None,
+    ) -> Tensor:
+        """Return the tokens that continue the prompts in ``inputs`` (those of vision and prefill).
+
+        As ``targets.generate.generate`` says.  ``InputError`` where the inputs do not fit, the
+        cache would overflow or stop ids are missing or none of the model's; ``UnsupportedError``
+        where the artifact has no decode program whose form is known.
+        """
+        decode = self.program(decoding_of(self.manifest).program)
+        return generate(
+            self.manifest,
+            self,
+            decode,
+            checked_inputs(inputs, signature_for(self.manifest, ())),
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            position=position,
+            sampling=sampling,
+            streamer=streamer,
+        )
 
 
 def load(

@@ -5,9 +5,10 @@
 - The signature of an ONNX operator is read off its schema for every call: 0.1 ms, about 3000
   times for a small language model.
 
-Sound: the table depends on the opset alone, and every export gets a copy, so what one registers
-does not reach another.  A standard operator of one version has one schema, and the exporter only
-reads signatures; operators of other domains are left alone.
+Sound: the table depends on the opset and on the operators that torch knows (more once a library was
+imported), and every export gets a copy, so what one registers does not reach another.  A standard
+operator of one version has one schema, and the exporter only reads signatures; operators of other
+domains are left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import torch
 from onnx.defs import OpSchema
 from onnx_ir.schemas import OpSignature
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -27,13 +29,13 @@ _read_signature = OpSignature.from_op_schema
 _signatures: dict[tuple[str, int], OpSignature] = {}
 
 
-@functools.cache
-def _made(opset_version: int) -> ONNXRegistry:
+@functools.lru_cache(maxsize=2)
+def _made(opset_version: int, known: frozenset[str]) -> ONNXRegistry:
     return _make_table(opset_version=opset_version)
 
 
 def _table(opset_version: int) -> ONNXRegistry:
-    made = _made(opset_version)
+    made = _made(opset_version, frozenset(torch._C._dispatch_get_all_op_names()))
     table = copy.copy(made)
     table.functions = {operator: list(found) for operator, found in made.functions.items()}
     return table

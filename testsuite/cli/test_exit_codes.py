@@ -160,11 +160,13 @@ def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_as_it_was
     assert Path("build/thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("stage", ["observe", "save_program", "against_target"])
+@pytest.mark.parametrize(
+    "stage", ["planner.observe", "compiler.save_program", "compiler.against_target"]
+)
 def test_ctrl_c_leaves_what_was_there_before(
     archive: Path, built: Path, place: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(f"tokopt.cli.compiler.{stage}", stop)
+    monkeypatch.setattr(f"tokopt.cli.{stage}", stop)
     shutil.copytree(built, "build")
     assert main(compiling(archive, "--budget", "0.5", "--method", "random")) == 130
     assert [path.name for path in place.iterdir()] == ["build"]

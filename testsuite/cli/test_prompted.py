@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokopt.cli.asked import Wanted
 from tokopt.cli.calibration import calibration
-from tokopt.cli.prompted import processor_named, prompted
+from tokopt.cli.processor import processor_named
+from tokopt.cli.prompted import prompted
 from tokopt.ir.errors import InputError
 from tokopt.targets.signature import Signature, TensorSpec
 

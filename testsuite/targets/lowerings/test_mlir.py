@@ -22,8 +22,6 @@ from tokopt.targets.registry import find
 
 pytestmark = pytest.mark.slow
 
-REASON = find("mlir").available()
-installed = pytest.mark.skipif(REASON is not None, reason=f"MLIR: {REASON}")
 DIALECTS = {"mlir": "linalg.", "mlir-stablehlo": "stablehlo.", "mlir-tosa": "tosa."}
 
 ALONE = """
@@ -59,7 +57,7 @@ class WithBuffer(torch.nn.Module):
         return self.small(x * self.scale, mask)
 
 
-@installed
+@pytest.mark.needs_mlir
 @pytest.mark.parametrize("name", DIALECTS)
 def test_each_dialect_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -75,7 +73,7 @@ def test_each_dialect_computes_what_torch_computes(name: str, tmp_path: Path) ->
     )
 
 
-@installed
+@pytest.mark.needs_mlir
 def test_a_free_batch_runs_and_the_folder_runs_without_tokopt_or_torch(
     small: ExportedProgram, tmp_path: Path
 ) -> None:
@@ -92,7 +90,7 @@ def test_a_free_batch_runs_and_the_folder_runs_without_tokopt_or_torch(
     assert torch.allclose(torch.tensor(json.loads(done.stdout)), reference(ones)["logits"])
 
 
-@installed
+@pytest.mark.needs_mlir
 def test_the_same_program_gives_the_same_bytes(small: ExportedProgram, tmp_path: Path) -> None:
     texts = []
     for folder in (tmp_path / "a", tmp_path / "b"):
@@ -102,7 +100,7 @@ def test_the_same_program_gives_the_same_bytes(small: ExportedProgram, tmp_path:
     assert texts[0] == texts[1]
 
 
-@installed
+@pytest.mark.needs_mlir
 def test_what_is_not_imported_is_named_with_its_node_and_the_user_s_line(tmp_path: Path) -> None:
     class Singular(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +114,7 @@ def test_what_is_not_imported_is_named_with_its_node_and_the_user_s_line(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@installed
+@pytest.mark.needs_mlir
 def test_damaged_text_is_an_input_error(small: ExportedProgram, tmp_path: Path) -> None:
     find("mlir").lower(small, tmp_path)
     (tmp_path / "model.mlir").write_text("module { oops }")

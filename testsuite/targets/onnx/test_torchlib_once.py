@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import onnx
 import pytest
 import torch
@@ -42,6 +44,16 @@ def test_the_table_is_torchs_own() -> None:
         assert [f.onnx_function for f in found] == [
             f.onnx_function for f in copied.functions[operator]
         ]
+
+
+def test_operators_that_came_after_the_first_table_was_made_are_in_the_next() -> None:
+    with torchlib_once():
+        table()
+        import_module("torch.ao.quantization.fx._decomposed")
+
+        later = table()
+    assert later.functions.keys() == table().functions.keys()
+    assert any("quantized_decomposed" in str(operator) for operator in later.functions)
 
 
 def test_after_the_block_torch_makes_its_own_again_whatever_happened_in_it() -> None:
