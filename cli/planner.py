@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -15,10 +15,11 @@ from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import Work, report_work
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.devices import CPU, Device, find_device
-from tokopt.passes.fit import Entropies, Fitted
+from tokopt.passes.fit import Fitted
+from tokopt.passes.gradients import Orders, gradient_orders, with_orders
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
-from tokopt.passes.observe import observe
+from tokopt.passes.observe import Observation, observe
 from tokopt.passes.quotas import with_quota
 from tokopt.passes.rewrites.asked import asked_attention
 from tokopt.passes.within import Meter, fit_within
@@ -47,11 +48,16 @@ class Planner:
         return self._whole(fitted.plan, limits.tokens), fitted.note
 
     @cached_property
-    def _entropies(self) -> Entropies:
-        return observe(self.facts, self.given).entropies
+    def _seen(self) -> Observation:
+        return observe(self.facts, self.given)
+
+    @cached_property
+    def _orders(self) -> Orders:
+        return gradient_orders(self.facts, [self.given], [self._seen])
 
     def _fit(self, budget: float) -> Fitted:
-        return default_fit(self.facts, budget, self.method, self._entropies, self.seed)
+        fitted = default_fit(self.facts, budget, self.method, self._seen.entropies, self.seed)
+        return replace(fitted, plan=with_orders(fitted.plan, find_method, lambda: self._orders))
 
     def _whole(self, plan: Plan, asked: float | None) -> Plan:
         stages = with_quota(self.facts, plan, self.quota).stages

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
 from tokopt.passes.decompose import decompose
 from tokopt.passes.default_plan import default_fit
+from tokopt.passes.gradients import gradient_orders, with_orders
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.observe import observe
 from tokopt.passes.quotas import with_quota
@@ -89,9 +91,11 @@ def compile_separate(
         with clock.stage("plan"):
             note, front = "", with_followers(facts, separate)
             if plan is None:
-                entropies = observe(facts, own).entropies
-                fitted = default_fit(front, budgets[0], method, entropies, seed or 0)
-                stages = with_quota(facts, fitted.plan, quota).stages
+                seen = observe(facts, own)
+                fitted = default_fit(front, budgets[0], method, seen.entropies, seed or 0)
+                orders = partial(gradient_orders, facts, [own], [seen])
+                ordered = with_orders(fitted.plan, find_method, orders)
+                stages = with_quota(facts, ordered, quota).stages
                 rewrites = asked_attention(facts, attention) if attention is not None else ()
                 plan = Plan(stages, budgets[0], seed or 0, outputs or "full", rewrites)
                 note = fitted.note

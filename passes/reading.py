@@ -21,9 +21,11 @@ from tokopt.ir.plan import Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.ahead import read_ahead
 from tokopt.passes.block_tap import Blocks, read_blocks
+from tokopt.passes.budget import row_count
 from tokopt.passes.grouping import group_table, numbers_now
 from tokopt.passes.methods.fold import rows_at
 from tokopt.passes.methods.method import LayerTap, Method, Taps
+from tokopt.passes.methods.order import ranking
 from tokopt.passes.numbering import visual_numbers
 from tokopt.passes.operands import Given, Operands
 from tokopt.passes.stack_state import StackState
@@ -75,7 +77,8 @@ def read_site(
     places = _placed(work, operands, stack, site, state)
     tower = read_tower(work, operands, stack, site, state, state.feeders)
     memory = {name: operands.slot(node) for name, node in kept.items()}
-    numbers = visual_numbers(operands, stack, state) if memory else None
+    numbers = visual_numbers(operands, stack, state) if memory or method.ordered else None
+    order = operands.maybe(_order(work, stack, site, stage, method))
     blocks = state.blocks.get(site.name, ())
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state, blocks, view)
     sizes = operands.maybe(state.sizes)
@@ -111,10 +114,20 @@ def read_site(
             sizes=_sizes(method, candidates, sizes(given)),
             numbers=None if numbers is None else numbers(given, candidates),
             state={name: slot(given) for name, slot in memory.items()},
+            ranking=order(given),
         )
         return taps, known
 
     return Reading(tuple(operands.nodes), build, view)
+
+
+def _order(
+    work: Workspace, stack: TokenStack, site: Site, stage: Stage, method: Method
+) -> fx.Node | None:
+    if not method.ordered:
+        return None
+    value = ranking(stage.options, row_count(stack), method.name)
+    return None if value is None else work.constant(f"order_{site.name.replace(':', '_')}", value)
 
 
 def origins(state: StackState) -> list[fx.Node]:

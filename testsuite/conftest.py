@@ -20,6 +20,7 @@ from hypothesis import settings
 from torch.export import ExportedProgram
 
 from tokopt.ir.collector import collect_seldom
+from tokopt.targets.registry import find
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for child processes
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything imports Triton
@@ -34,9 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first: no process is left alone with a long one at the end."""
+    """Run files with slow tests first: no process is left alone with a long one at the end.
+
+    Skip what needs the extra mlir where it is not installed.
+    """
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+    wanting = [item for item in items if item.get_closest_marker("needs_mlir")]
+    reason = find("mlir").available() if wanting else None
+    for item in wanting if reason else ():
+        item.add_marker(pytest.mark.skip(reason=f"MLIR: {reason}"))
 
 
 @pytest.fixture

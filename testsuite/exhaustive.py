@@ -26,9 +26,16 @@ def crossed(rows: Iterable[Any], columns: Iterable[Any]) -> list[Any]:
     ]
 
 
-def first_of(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Return cases as parameters; by default the first of those that begin alike is run."""
-    return [_param(c, c[0] not in {b[0] for b in cases[:at]}) for at, c in enumerate(cases)]
+def first_of(cases: Sequence[tuple[Any, ...]], every: int = 1) -> list[Any]:
+    """Return cases as parameters; by default the first of those that begin alike is run.
+
+    Of these the first of every ``every``.
+    """
+    names = list(dict.fromkeys(case[0] for case in cases))[::every]
+    return [
+        _param(c, c[0] in names and c[0] not in {b[0] for b in cases[:at]})
+        for at, c in enumerate(cases)
+    ]
 
 
 def by_default(cases: Iterable[Any], run: Callable[[Any], bool]) -> list[Any]:

@@ -28,6 +28,7 @@ def needs_in_words(method: Method | Rewrite) -> tuple[str, ...]:
     words = [NEEDS[need] for need in NEEDS if need in method.needs]
     stateful = isinstance(method, Method) and method.state
     kept = ["what it kept of earlier calls"] if stateful else []
+    kept += ["an order from calibration inputs"] if getattr(method, "ordered", False) else []
     return (*words, *(relays if "relay" in method.needs else ()), *kept)
 
 

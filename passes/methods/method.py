@@ -119,6 +119,8 @@ class Taps:
     rows each row stands for, fp32 ``[B, N]``; None where the method does not weigh rows.
     ``followed``: rows that someone else chose, bool ``[B, N]``; a greedy choice then goes their way
     where its gains are nearer than ``tie``, relative to the largest so far.  None: its own way.
+    ``ranking``: of every visual row of the original, by number, how far from the end of an order
+    it is that was measured beforehand, fp32 ``[n]``; None where there is none (``order.py``).
     """
 
     layers: Sequence[LayerTap]
@@ -144,6 +146,7 @@ class Taps:
     sizes: Tensor | None = None
     followed: Tensor | None = None
     tie: float = 0.0
+    ranking: Tensor | None = None
 
     def want_sizes(self) -> Tensor:
         """Return how many rows each row stands for; only a method that weighs them has that."""
@@ -264,6 +267,7 @@ class Method:
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.
     ``passes_on``: what a stage hands to the method's next one, of each row, besides its score.
+    ``ordered``: whether its option ``order`` is to be filled in from calibration inputs.
     ``tower_rows``: how many rows its stages in the tower pass on to the decoder for which a setting
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``empties``: whether a stage of it may leave no visual row, in a decoder, where text is left.
@@ -296,6 +300,7 @@ class Method:
     cost: str = ""
     state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     remember: Remember | None = None
+    ordered: bool = False
 
     def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
         """Return what it needs under a stage's options."""

@@ -16,6 +16,7 @@ from tokopt.ir.layers import Layer
 from tokopt.ir.places import Places
 from tokopt.ir.sites import Site
 from tokopt.passes.methods.method import Method, Taps
+from tokopt.passes.methods.order import ranking
 from tokopt.passes.oracle.away import Away, came_back
 from tokopt.passes.oracle.choose import choose_among, groups_of, over_groups
 from tokopt.passes.oracle.made import combined, weighed
@@ -105,10 +106,14 @@ class Stages:
             seen = {**self.seen, **self.peek(watched(attention), site.value, value)}
             reader = TapReader(self.dims, seen, rows.lead, left)
             taps = replace(taps, ahead=reader.layer(layer, attention))
-        if placed.remembers:
+        if placed.remembers or placed.method.ordered:
             held = {n: self.state[key] for key, n in placed.remembers.items() if key in self.state}
             numbers = (visual.long().cumsum(1) - 1).gather(1, left)
             taps = replace(taps, state=held, numbers=numbers)
+        if placed.method.ordered:
+            count = int(visual[0].sum())
+            order = ranking(placed.stage.options, count, placed.method.name)
+            taps = replace(taps, ranking=order)
         where = self.places.get(site.name)
         if where is not None:
             taps = replace(taps, places=_placed(where, visual, taps.candidates, left))

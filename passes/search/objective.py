@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from tokopt.ir.axis import locate
-from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
-from tokopt.ir.given import is_float
+from tokopt.passes.answer import answer_row, first_output, row_dim, rows_behind
 from tokopt.passes.observe import Observation
 from tokopt.passes.search.replay import Replay
 
@@ -49,9 +47,9 @@ class Objective:
     def __init__(self, facts: Facts, replay: Replay, seen: list[Observation]) -> None:
         self.facts, self.replay = facts, replay
         self.decoder = facts.consumer if facts.consumer.role.startswith("decoder") else None
-        self._output, self._number = _first_output(facts)
+        self._output, self._number = first_output(facts)
         self._state = _state(facts, self.decoder)
-        self._behind = [self._rows_behind(one) for one in seen]
+        self._behind = [rows_behind(facts, one) for one in seen]
         self.reference = self.answers(facts.exported)
 
     def answers(self, exported: ExportedProgram) -> list[Answer]:
@@ -75,36 +73,11 @@ class Objective:
             cosine.append(1.0 - torch.cosine_similarity(wanted.state, got.state, dim=-1))
         return {"kl": float(torch.cat(kl).mean()), "cosine": float(torch.cat(cosine).mean())}
 
-    def _rows_behind(self, seen: Observation) -> Tensor | None:
-        """Return how many rows (padding) stand behind each item's last token; None: none do."""
-        if self.decoder is None:
-            return None
-        layers = seen.stacks[self.decoder.role].layers
-        if not layers or layers[0].last is None:
-            return None
-        return layers[0].key.shape[2] - 1 - layers[0].last
-
     def _answer(self, values: list[Tensor], behind: Tensor | None) -> Answer:
-        scores = self._row(values[0], self._output, behind)
-        state = self._row(values[1], self._state, behind) if self._state is not None else scores
-        return Answer(scores, state)
-
-    def _row(self, value: Tensor, node: fx.Node | None, behind: Tensor | None) -> Tensor:
-        """Return the last token's row of a value, or the mean over rows of a tower's."""
-        assert node is not None
-        stack = self.facts.consumer
-        dim = _row_dim(self.facts, node, stack)
-        if dim is None:
-            return value.flatten(1).float()
-        rows = value.movedim(dim, 1) if value.dim() > 2 else value.movedim(dim, 0).unsqueeze(0)
-        rows = rows.flatten(2).float()
-        if self.decoder is None:
-            there = (rows != 0).any(-1, keepdim=True)  # dropped rows of an output are 0
-            return (rows * there).sum(1) / there.sum(1).clamp_min(1)
-        if behind is None:
-            return rows[:, -1]
-        last = (rows.shape[1] - 1 - behind).reshape(-1, 1, 1)
-        return rows.gather(1, last.expand(-1, 1, rows.shape[2]))[:, 0]
+        scores = answer_row(self.facts, values[0], self._output, behind)
+        if self._state is None:
+            return Answer(scores, scores)
+        return Answer(scores, answer_row(self.facts, values[1], self._state, behind))
 
 
 def divergence(wanted: Tensor, got: Tensor) -> Tensor:
@@ -113,37 +86,9 @@ def divergence(wanted: Tensor, got: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-def _first_output(facts: Facts) -> tuple[fx.Node, int]:
-    """Return the output that is compared, and which of the program's it is."""
-    (output,) = facts.exported.graph.find_nodes(op="output")
-    found = [
-        (node, number)
-        for number, node in enumerate(output.args[0])
-        if isinstance(node, fx.Node) and node in facts.dims.axes and is_float(node)
-    ]
-    if not found:
-        raise UnsupportedError("the program has no floating-point output to compare")
-    if facts.consumer.role.startswith("decoder"):
-        return found[0]
-    pooled = [each for each in found if _row_dim(facts, each[0], facts.consumer) is None]
-    return (pooled or found)[0]
-
-
 def _state(facts: Facts, decoder: TokenStack | None) -> fx.Node | None:
     """Return the stream behind the decoder's last layer, where one of its dims holds the rows."""
     if decoder is None or decoder.stack.cross:
         return None
     end = decoder.stack.end
-    return end if _row_dim(facts, end, decoder) is not None else None
-
-
-def _row_dim(facts: Facts, node: fx.Node, stack: TokenStack) -> int | None:
-    """Return the dim of a value that holds the rows of a stack's stream, alone."""
-    axes = [axis.root for axis in facts.dims.axes[node]]
-    wholes = [i for i, axis in enumerate(axes) if axis is stack.rows.root]
-    if wholes:
-        return wholes[0]
-    parts = [i for i, axis in enumerate(axes) if locate(axis, stack.tokens) is not None]
-    if len(parts) == 1:
-        return parts[0]
-    return None
+    return end if row_dim(facts, end, decoder) is not None else None

@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
+from tokopt.passes.gradients import gradient_orders, with_orders
 from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import average_entropies, observe
 from tokopt.passes.search.bounded import Bounded
@@ -88,6 +89,7 @@ class Search:
         seen = [observe(facts, batch) for batch in batches]
         replay = Replay(facts.exported, batches)
         self._entropies = average_entropies(seen)
+        self._orders = cache(lambda: gradient_orders(facts, batches, seen))
         self._objective = Objective(facts, replay, seen)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed)
@@ -156,11 +158,22 @@ class Search:
         """Return the plan of a trial at a share of the tokens."""
         if start != FREE:
             method = self.methods[start]
-            return fit(self.facts, method, float(share), self._entropies, seed=self.seed).plan
+            fitted = fit(self.facts, method, float(share), self._entropies, seed=self.seed)
+            return self._ordered(fitted.plan)
         plan = self._space.draw(trial, share)
         if plan is None:
             raise BudgetError("the choices do not fit together")
-        return plan
+        return self._ordered(plan)
+
+    def _drawn(self, draw: Draw, share: Fraction) -> Plan | None:
+        plan = self._space.draw(draw, share)
+        try:
+            return None if plan is None else self._ordered(plan)
+        except UnsupportedError:
+            return None
+
+    def _ordered(self, plan: Plan) -> Plan:
+        return with_orders(plan, self.methods.__getitem__, self._orders)
 
     def _share(self) -> Fraction:
         """Return the share of the tokens that new plans are screened at.
@@ -204,7 +217,7 @@ class Search:
         found: list[tuple[float, int, Choices]] = []
         for number in range(effort.draws):
             draw = Draw(chance)
-            plan = self._space.draw(draw, share)
+            plan = self._drawn(draw, share)
             if plan is None or self._text(plan) in seen:
                 continue
             unknown = [stage for stage in plan.stages if not self._flow.knows(stage)]
@@ -228,7 +241,7 @@ class Search:
         found, share = list[Choices](), self._share()
         for _ in range(ATTEMPTS if best else 0):
             draw = Draw(chance, changed(chance.choice(best), chance))
-            plan = self._space.draw(draw, share)
+            plan = self._drawn(draw, share)
             if plan is not None and self._text(plan) not in self._known:
                 found.append(draw.choices)
         return found[:CHANGED]

@@ -21,6 +21,7 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
 from tokopt.passes.budget import row_count, rows_arriving, spent
 from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.order import ORDER
 from tokopt.passes.placed import stack_places
 from tokopt.passes.tower_tap import feeder_of
 
@@ -91,7 +92,7 @@ class Space:
         if not 1 <= len(plan.stages) <= STAGES:
             return None
         for number, stage in enumerate(plan.stages):
-            if stage.site not in self.places or stage.options:
+            if stage.site not in self.places or stage.options.keys() - {ORDER}:
                 return None
             found[f"site{number}"] = stage.site
             found[f"method{number} at {stage.site}"] = stage.method

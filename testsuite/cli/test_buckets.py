@@ -84,6 +84,7 @@ def names_of(done: Checked) -> list[str]:
     return output_names(done.facts.exported, len(done.plan.stages))
 
 
+@pytest.mark.exhaustive
 def test_there_is_a_static_program_for_each_bucket_and_every_gate_passed(artifact: Path) -> None:
     manifest = read_manifest(artifact)
     assert manifest.padding is not None and manifest.padding.buckets == (48, 64)
@@ -104,6 +105,7 @@ def test_there_is_a_static_program_for_each_bucket_and_every_gate_passed(artifac
     assert taken["input_ids"] == ("batch", "input_ids_dim1")  # the caller's prompt is free
 
 
+@pytest.mark.exhaustive
 def test_any_shorter_prompt_gives_what_the_free_program_gives(
     artifact: Path,
 ) -> None:
@@ -119,6 +121,7 @@ def test_any_shorter_prompt_gives_what_the_free_program_gives(
         assert torch.equal(got["trace.0.kept"], wanted["trace.0.kept"])
 
 
+@pytest.mark.exhaustive
 def test_run_and_verify_and_inspect_know_the_buckets(
     artifact: Path,
     original: Path,
@@ -148,6 +151,7 @@ def test_run_and_verify_and_inspect_know_the_buckets(
     assert "model-p64" in capfd.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_a_prompt_that_would_end_with_an_image_in_front_of_padding_is_refused(
     artifact: Path,
 ) -> None:

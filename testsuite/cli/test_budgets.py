@@ -77,6 +77,7 @@ def test_each_program_is_that_of_an_artifact_of_its_own(
     assert model.at(0.25) is model.at(0.25).at(0.25) and model.at(0.5) is model
 
 
+@pytest.mark.exhaustive
 def test_run_and_verify_and_the_result_know_all_budgets(
     archive: Path, two: Path, tmp_path: Path, written: Written, pictures: Tensor, capfd: Capture
 ) -> None:

@@ -206,7 +206,7 @@ def test_a_control_reads_nothing_but_candidates(name: str) -> None:
     assert torch.equal(score(name, first), score(name, blind))
 
 
-@pytest.mark.parametrize(("name", "role", "relay"), first_of(CASES))
+@pytest.mark.parametrize(("name", "role", "relay"), first_of(CASES, 3))
 def test_a_score_traces_with_free_sizes_and_has_no_square(
     name: str, role: str, relay: int | None
 ) -> None:

@@ -51,6 +51,7 @@ def spends(plan: Plan) -> dict[str, float]:
     return {"tokens": float(spent(facts, plan)), **bounded(BOTH).meter.counted(plan, work)}
 
 
+@pytest.mark.exhaustive
 def test_every_plan_that_is_judged_meets_all_limits_by_its_rewritten_graph(found: Found) -> None:
     wanted = {**BOTH.given, **bounded(BOTH).meter.wanted(BOTH)}
     plans = [judged.plan for judged in found.judged if judged.plan is not None]
@@ -64,6 +65,7 @@ def test_every_plan_that_is_judged_meets_all_limits_by_its_rewritten_graph(found
     assert spends(free)["flops"] > 0.8, "the limits bind nothing"
 
 
+@pytest.mark.exhaustive
 def test_every_method_is_judged_within_the_limits_and_none_is_better(found: Found) -> None:
     assert [j.origin for j in found.judged[: len(FEW)]] == list(FEW)
     best = found.best.values[found.measure]

@@ -64,6 +64,7 @@ def test_a_method_whose_judge_was_killed_is_judged_again(found: Found, tmp_path:
     assert sorted(j.origin for j in again.judged) == sorted(FEW)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_share_a_storage(tmp_path: Path, found: Found) -> None:
     """Two searches take turns on one journal: together they judge as many, and agree."""
     journal = tmp_path / "search.log"
