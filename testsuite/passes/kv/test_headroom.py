@@ -30,6 +30,13 @@ def test_a_token_far_from_the_others_leads_to_a_finer_format_and_a_reason():
     assert chosen(FORMATS["fp8"], "value", Samples([rows])).note == ""  # its step follows the value
 
 
+def test_one_run_with_an_outlier_is_enough():
+    rows, outlier = rows_like_a_cache(300), rows_like_a_cache(300, seed=1)
+    outlier[:, 0, 7] *= 500
+    found = chosen(FORMATS["zipcache"], "key", Samples([rows, outlier, rows]))
+    assert "zipcache is off by" in found.note and "head 0" in found.note
+
+
 def test_every_format_leads_to_half_precision_in_the_end():
     for format in FORMATS.values():
         names = [format.name]
