@@ -46,6 +46,14 @@ def sort_stable(
     return sort(x, dim, descending)
 
 
+def topk(
+    x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Take the first ``k`` of a sort; of equal values the lower place (torch leaves it open)."""
+    values, order = sort(x, dim, largest)
+    return values.narrow(dim, 0, k), order.narrow(dim, 0, k)
+
+
 def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """Add what lies 1, 2, 4, … places before: the running sum in log n steps.
 
@@ -150,6 +158,7 @@ def _larger(one: Tensor, other: Tensor) -> Tensor:
 OURS: Table = {
     aten.gelu.default: gelu,
     aten.eq.Scalar: equals,
+    aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: sort_stable,
     aten.cumsum.default: cumsum,

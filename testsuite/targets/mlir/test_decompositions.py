@@ -13,6 +13,7 @@ from tokopt.targets.mlir.decompositions import (
     masked_scatter,
     scatter,
     sort,
+    topk,
 )
 
 aten = torch.ops.aten
@@ -31,6 +32,10 @@ def test_a_sort_is_stable_and_puts_nan_where_torch_does(descending: bool, dim: i
     assert torch.equal(values.nan_to_num(9), want.values.nan_to_num(9))
     whole = torch.randint(-4, 4, (5, 6, 7))
     assert torch.equal(sort(whole, dim, descending)[0], whole.sort(dim, descending).values)
+    distinct = torch.randperm(5 * 6 * 7).view(5, 6, 7).float()
+    best = distinct.topk(3, dim, descending)
+    values, order = topk(distinct, 3, dim, descending)
+    assert torch.equal(values, best.values) and torch.equal(order, best.indices)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 33])
