@@ -42,23 +42,7 @@ class Capture:
 
     def trace(self) -> ExportedProgram:
         """Trace the module; raise ``UnsupportedError`` where ``torch.export`` cannot."""
-        try:
-            with torch.no_grad():
-                exported = torch.export.export(
-                    self.module, self.inputs, dynamic_shapes=self.dynamic_shapes, strict=False
-                )
-        except Exception as error:
-            raise UnsupportedError(
-                "torch.export cannot capture this model",
-                where=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-                expected="a model whose control flow does not depend on tensor values",
-                hint="leave out --dynamic; if that fails too, report the model's config.json",
-            ) from error
-
-        # The range of a size like 2*batch follows from that of batch; an archive names symbols.
-        for size in [s for s in exported.range_constraints if not s.is_Symbol]:
-            del exported.range_constraints[size]
-        return exported
+        return traced(self.module, self.inputs, self.dynamic_shapes)
 
     def differences(self, exported: ExportedProgram) -> dict[str, float]:
         """Return the largest difference to the reference, for each input by its shapes.
@@ -69,7 +53,7 @@ class Capture:
         module, found = exported.module(), {}
         for index, inputs in enumerate((self.inputs, *self.others)):
             with torch.no_grad():
-                got, want = _run(module, inputs), self.reference(*inputs)
+                got, want = run_captured(module, inputs), self.reference(*inputs)
             if self.padding is not None and got.shape == want.shape:
                 kept = inputs[self.padding].bool()
                 got, want = got[kept], want[kept]
@@ -78,7 +62,30 @@ class Capture:
         return found
 
 
-def _run(module: nn.Module, inputs: Inputs) -> Tensor:
+def traced(
+    module: nn.Module, inputs: Inputs, dynamic_shapes: tuple[Any, ...] | None
+) -> ExportedProgram:
+    """Trace a module; raise ``UnsupportedError`` where ``torch.export`` cannot."""
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                module, inputs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+    except Exception as error:
+        raise UnsupportedError(
+            "torch.export cannot capture this model",
+            where=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            expected="a model whose control flow does not depend on tensor values",
+            hint="leave out --dynamic; if that fails too, report the model's config.json",
+        ) from error
+
+    # The range of a size like 2*batch follows from that of batch; an archive names symbols.
+    for size in [s for s in exported.range_constraints if not s.is_Symbol]:
+        del exported.range_constraints[size]
+    return exported
+
+
+def run_captured(module: nn.Module, inputs: Inputs) -> Any:
     """Run the captured module; sizes its own guards refuse are a capture that failed."""
     try:
         return module(*inputs)

@@ -21,7 +21,7 @@ class NamedCall(nn.Module):
         super().__init__()
         self.model, self.names = model, tuple(names)
 
-        def forward(*inputs: Tensor) -> Tensor:
+        def forward(*inputs: Tensor) -> Any:
             return self.call(dict(zip(self.names, inputs, strict=True)))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -29,6 +29,6 @@ class NamedCall(nn.Module):
         forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         self.forward = forward
 
-    def call(self, given: dict[str, Any]) -> Tensor:
-        """Return the one output for inputs by name."""
+    def call(self, given: dict[str, Any]) -> Any:
+        """Return the output or outputs for inputs by name."""
         raise NotImplementedError

@@ -31,6 +31,11 @@ class PromptLogits(NamedCall):
 
     def call(self, given: dict[str, Any]) -> Tensor:
         """Return the logits of every position."""
+        logits: Tensor = self.output(given, use_cache=False).logits
+        return logits
+
+    def output(self, given: dict[str, Any], **settings: Any) -> Any:
+        """Return what the library returns, with its ``settings``."""
         visual, ids = self.visual, given["input_ids"]
         if visual.encode is None:
             batch = ids.shape[0]
@@ -40,7 +45,7 @@ class PromptLogits(NamedCall):
             features = visual.encode(self.model, pixels, visual.constants)
             given |= {visual.name: None, "mm_encoder_outputs": {visual.kind: features}}
         with index_masks(), dense_injection(self.model):
-            return self.model(**given, **visual.types(ids), use_cache=False).logits
+            return self.model(**given, **visual.types(ids), **settings)
 
 
 class PlainLogits(PromptLogits):

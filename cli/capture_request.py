@@ -22,7 +22,7 @@ class Request:
 
     ``image_size`` is (height, width) in pixels, ``prompt_length`` counts image placeholders too.
     ``images`` and ``frames`` (of a video) are per prompt.  ``padding``: the program takes an
-    ``attention_mask``.
+    ``attention_mask``.  ``decode``: prefill and decode are two programs.
     """
 
     image_size: tuple[int, int] | None = None
@@ -31,6 +31,7 @@ class Request:
     images: int = 1
     frames: int | None = None
     padding: bool = False
+    decode: bool = False
 
     @property
     def free_batch(self) -> bool:

@@ -70,6 +70,35 @@ def index_masks() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def unmasked_steps() -> Iterator[None]:
+    """Have a single new row read all rows of a cache without a mask, where the mask is causal.
+
+    The library makes that mask, all true, of the first layer's length; layers of other lengths
+    could not read by it.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
+    from transformers.masking_utils import causal_mask_function
+
+    def unless_all(make: Callable[..., Any]) -> Callable[..., Any]:
+        def mask(*, q_length: int, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+            causal = settings.get("mask_function", causal_mask_function) is causal_mask_function
+            if q_length == 1 and attention_mask is None and causal:
+                return None
+            return make(q_length=q_length, attention_mask=attention_mask, **settings)
+
+        return mask
+
+    plain = {name: MASKS[name] for name in ("sdpa", "eager")}
+    try:
+        for name, make in plain.items():
+            MASKS[name] = unless_all(make)
+        yield
+    finally:
+        for name, make in plain.items():
+            MASKS[name] = make
+
+
+@contextlib.contextmanager
 def dense_injection(model: Any) -> Iterator[None]:
     """Have features injected into later layers added to all rows, zero where no feature belongs.
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.export import ExportedProgram
 
 from tokopt.cli import capture_request
 from tokopt.cli.capture_families import FAMILIES, Family, family_of
+from tokopt.cli.capture_generation import Generation
 from tokopt.cli.capture_request import Request
 from tokopt.cli.capture_source import (
     import_transformers,
@@ -24,6 +26,8 @@ from tokopt.cli.capture_source import (
     resolve,
 )
 from tokopt.ir.errors import GateError, InputError
+from tokopt.ir.program import Program
+from tokopt.ir.save import save
 from tokopt.ir.tolerances import TOLERANCES
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -64,6 +68,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="batch,length",
         help="leave the batch size and/or the prompt length free",
     )
+    parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="write two programs: prefill, which gives its cache, and decode, which makes a token",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument(
         "--tolerance",
@@ -90,14 +99,15 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         frames=args.frames,
         padding=args.padding,
+        decode=args.decode,
     )
     report: dict[str, Any] = {"output": str(output), "model_type": config["model_type"]}
     report |= {"dtype": args.dtype, "dynamic": sorted(request.dynamic)}
     # A wrong mask or position hides under the rounding of 16 bits, so float32 comes first always.
     for name in dict.fromkeys(["float32", args.dtype]):
-        exported, facts = _capture(folder, family, config, request, name, args.tolerance)
+        programs, facts = _capture(folder, family, config, request, name, args.tolerance)
         report |= facts
-    write(exported, output)
+    write(programs, output)
     report |= {"bytes": output.stat().st_size, "seconds": round(time.perf_counter() - start, 1)}
     if args.json:
         print(json.dumps(report))
@@ -112,17 +122,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _capture(
     folder: Path, family: Family, config: dict[str, Any], request: Request, dtype: str, most: float
-) -> tuple[ExportedProgram, dict[str, Any]]:
-    """Load, trace and compare in one dtype; return the program and what to report of it."""
+) -> tuple[dict[str, ExportedProgram], dict[str, Any]]:
+    """Load, trace and compare in one dtype; return the programs and what to report of them."""
     if dtype != "float32":
         most = max(most, TOLERANCES[dtype])
     _say(f"loading {folder} in {dtype}")
     model = load(folder, family.auto_class(config), DTYPES[dtype], family.attention)
     capture = family.prepare(model, request, read_image_processor(folder))
     _say(f"capturing, {', '.join(f'{k} {v}' for k, v in capture.facts.items())}")
-    exported = capture.trace()
+    if request.decode:
+        generation = Generation.of(capture, request)
+        programs = generation.trace()
+    else:
+        programs = {"forward": capture.trace()}
     _say(f"comparing on {1 + len(capture.others)} samples")
-    differences = capture.differences(exported)
+    differences = (
+        generation.differences(programs)
+        if request.decode
+        else capture.differences(programs["forward"])
+    )
     where, worst = max(differences.items(), key=lambda item: item[1])
     if not worst <= most:
         raise GateError(
@@ -131,16 +149,20 @@ def _capture(
             expected=f"at most {most:.1e} (--tolerance)",
             hint="nothing was written; leave out --dynamic, or report the model's config.json",
         )
-    nodes = len(exported.graph.nodes)
-    names = exported.graph_signature.user_inputs
+    nodes = sum(len(one.graph.nodes) for one in programs.values())
+    names = next(iter(programs.values())).graph_signature.user_inputs
     shapes = [list(tensor.shape) for tensor in capture.inputs]
     inputs = dict(zip(names, shapes, strict=True))
     measured = {"nodes": nodes, "difference": worst, "tolerance": most, "inputs": inputs}
-    return exported, {**capture.facts, **measured}
+    return programs, {**capture.facts, **measured}
 
 
-def write(exported: ExportedProgram, output: Path) -> None:
+def write(programs: Mapping[str, ExportedProgram], output: Path) -> None:
     """Write the archive, example inputs included, beside ``output`` and rename it."""
+    if len(programs) > 1:
+        save(Program(dict(programs)), output)
+        return
+    (exported,) = programs.values()
     beside = output.with_name(f".{output.stem}.{os.getpid()}.pt2")
     try:
         torch.export.save(exported, beside)

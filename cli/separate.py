@@ -13,9 +13,12 @@ from torch.export import ExportedProgram
 
 from tokopt.cli.inputs import example_inputs, fitting_inputs
 from tokopt.cli.several import describe_links, link_lines
+from tokopt.ir.decoding import Decoding, find_decoding
 from tokopt.ir.errors import TokoptError, UnsupportedError
+from tokopt.ir.facts import Facts
 from tokopt.ir.join import chain, join, joined_outputs, running_order
 from tokopt.ir.links import Link, find_links, outputs_by_name
+from tokopt.ir.masks import find_masks
 from tokopt.ir.part import Part, own_name, part
 from tokopt.ir.program import Program
 from tokopt.ir.tensors import tensor_inputs
@@ -95,6 +98,16 @@ class Separate:
         """Return the programs behind the main one, to be judged."""
         places = joined_outputs(self.program.graphs, self.links, self.program.main_name)
         return Followers(self.program, self.following, self.links, places)
+
+    def decoding(self, facts: Facts) -> Decoding | None:
+        """Return how what follows makes tokens; ``facts`` are those of the joined program."""
+        main, masks = self.program.main_name, find_masks(facts, facts.consumer)
+        own = [
+            name
+            for (p, name), outer in self.original.inputs.items()
+            if p == main and outer in masks
+        ]
+        return find_decoding(self.program.graphs, self.links, main, own)
 
     def outer_outputs(self, chain: Chain) -> list[str]:
         """Return the outer names of the joined program's outputs, in its order."""

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.clock import Clock
-from tokopt.cli.generation import before_generation, refuse_decoder_stages
+from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
 from tokopt.cli.recorded import Costs, gate_result, recorded_budget
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
-from tokopt.ir.decoding import find_decoding
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.placeholders import find_placeholders
@@ -69,8 +68,9 @@ def compile_separate(
 ) -> Made:
     """Compile an archive of several programs into an artifact folder that holds as many.
 
-    The arguments are those of ``compile``.  Raises ``UnsupportedError`` for stages in the decoder,
-    for several budgets, and for a program that takes a constant number of rows that is gone.
+    The arguments are those of ``compile``.  Raises ``UnsupportedError`` for stages inside the
+    decoder where decode's caches have one length, for several budgets, and for a program that takes
+    a constant number of rows that is gone.
     """
     if len(budgets) > 1:
         raise UnsupportedError(
@@ -89,9 +89,8 @@ def compile_separate(
             placeholders = find_placeholders(facts)
             check_merges(own, placeholders, inputs)
         with clock.stage("plan"):
-            note = ""
+            note, front = "", with_followers(facts, separate)
             if plan is None:
-                front = before_generation(facts)
                 seen = observe(facts, own)
                 fitted = default_fit(front, budgets[0], method, seen.entropies, seed or 0)
                 orders = partial(gradient_orders, facts, [own], [seen])
@@ -100,7 +99,7 @@ def compile_separate(
                 rewrites = asked_attention(facts, attention) if attention is not None else ()
                 plan = Plan(stages, budgets[0], seed or 0, outputs or "full", rewrites)
                 note = fitted.note
-            refuse_decoder_stages(facts, plan)
+            refuse_stages(front, plan)
             spent = report_budget(facts, plan)
         with clock.stage("rewrite"):
             applied = apply_plan(separate.joined, plan, find_method)
@@ -136,9 +135,7 @@ def compile_separate(
                 run=Run(datetime.now(UTC).isoformat(timespec="seconds"), dict(clock.seconds)),
                 programs=tuple(chain.programs),
                 links=tuple(chain.links),
-                decoding=find_decoding(
-                    separate.program.graphs, separate.links, separate.program.main_name
-                ),
+                decoding=separate.decoding(facts),
                 status=OK if all(v.passed for v in verdicts) else FAILED,
             ),
         )

@@ -2,20 +2,22 @@
 
 A decode step concatenates each cache it is given with the rows of its own token, and gives back
 the whole or the new rows.  Its token is the input that looks rows up in the table in which the main
-program looks up its prompt; what is left and has the token's shape is the position.  Anything else
-is not guessed at: such a program is run by whoever knows what it takes.
+program looks up its prompt; of what is left, what has the token's shape is the position, and what
+has a number for each row of the longer cache is the mask.  Anything else is not guessed at: such a
+program is run by whoever knows what it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import SymInt, Tensor, fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from tokopt.ir.cache import Cache, find_caches
+from tokopt.ir.lengths import length_of, same_length
 from tokopt.ir.links import Link, outputs_by_name
 from tokopt.ir.tensors import tensor_inputs
 
@@ -23,21 +25,13 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Cache:
-    """A cache of decode: rows along ``dim``; ``output`` is the ``whole`` of it, or new rows."""
-
-    input: str
-    output: str
-    dim: int
-    whole: bool
-
-
-@dataclass(frozen=True)
 class Decoding:
     """Names of ``program`` (decode) and of the main one's ``prompt`` and ``logits``.
 
     ``position`` is None where decode is not told it; ``places`` is how many positions have a row
-    in a table, None where they are computed.
+    in a table, None where they are computed.  ``mask`` is 0 where a row of the longer cache is
+    padding, which the main program is told by ``padding``, and its positions by ``positions``;
+    each is None where there is none.
     """
 
     program: str
@@ -48,21 +42,33 @@ class Decoding:
     next_logits: str
     caches: tuple[Cache, ...]
     places: int | None = None
+    mask: str | None = None
+    padding: str | None = None
+    positions: str | None = None
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The inputs of the main program, but the prompt, that tell what decode is told."""
+        return tuple(name for name in (self.padding, self.positions) if name is not None)
 
 
 def find_decoding(
-    graphs: Mapping[str, ExportedProgram], links: Sequence[Link], main: str
+    graphs: Mapping[str, ExportedProgram],
+    links: Sequence[Link],
+    main: str,
+    masks: Sequence[str] = (),
 ) -> Decoding | None:
     """Return how the one program that takes what ``main`` gives decodes; None where it does not.
 
-    ``graphs`` are in normal form.
+    ``graphs`` are in normal form; ``masks`` are the inputs of ``main`` that may say which rows of a
+    prompt are padding (``find_masks``).
     """
     following = {link.target for link in links if link.source == main}
     if len(following) != 1:
         return None
     (name,) = following
     graph, linked = graphs[name], [link.input for link in links if link.target == name]
-    caches = _caches(graph, linked)
+    caches = find_caches(graph, linked)
     words, prompts = _lookups(graph), _lookups(graphs[main])
     own = {t.name: t.value for t in tensor_inputs(graph) if t.name not in linked}
     pairs = {
@@ -79,58 +85,31 @@ def find_decoding(
         return None
     ((token, prompt),) = pairs
     rest = [one for one in own if one != token]
-    if len(rest) > 1 or own[token].ndim != 2 or not all(_like(own[r], own[token]) for r in rest):
+    places = [one for one in rest if _like(own[one], own[token])]
+    told = [one for one in rest if one not in places and _masks(graph, own[one], caches)]
+    known = len(places) + len(told) == len(rest) and len(places) < 2 and len(told) < 2
+    if not known or own[token].ndim != 2 or len(masks) > 1:
         return None
-    tables = [table.shape[0] for table in words.get(rest[0], [])] if rest else []
-    position, places = rest[0] if rest else None, min(tables, default=None)
-    return Decoding(name, prompt, first[0], token, position, later[0], caches, places)
-
-
-def _caches(graph: ExportedProgram, linked: Sequence[str]) -> tuple[Cache, ...] | None:
-    """Return the linked inputs that grow; None where one grows that does not come back."""
-    outputs = outputs_by_name(graph)
-    found = []
-    for grown in _grown(graph):
-        if grown.past.name in linked:
-            back = [name for name, node in outputs.items() if grown.gives(node)]
-            if len(back) != 1 or not isinstance(grown.past.meta["val"].shape[grown.dim], SymInt):
-                return None
-            whole = outputs[back[0]] is grown.node
-            found.append(Cache(grown.past.name, back[0], grown.dim, whole))
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class _Grown:
-    """``node`` puts ``new`` rows behind the input ``past``."""
-
-    node: fx.Node
-    past: fx.Node
-    new: fx.Node
-    dim: int
-
-    def gives(self, output: fx.Node) -> bool:
-        """Whether an output is the grown cache, what it grew by, or its last row."""
-        if output in (self.node, self.new):
-            return True
-        call: Any = (*output.args, 0, None)[:3]
-        same = output.target is aten.slice.Tensor and call[0] is self.node
-        return bool(same and call[1] % self.node.meta["val"].ndim == self.dim and call[2] == -1)
-
-
-def _grown(graph: ExportedProgram) -> Iterator[_Grown]:
-    """Yield every concatenation of an input and something; with nothing, it is that input."""
-    alias: dict[fx.Node, fx.Node] = {}
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            alias[node] = node
-        elif node.target is aten.cat.default:
-            every, dim = (*node.args, 0)[:2]
-            parts = [part for part in every if 0 not in part.meta["val"].shape]
-            if len(parts) == 1 and parts[0] in alias:
-                alias[node] = alias[parts[0]]
-            elif len(parts) == 2 and parts[0] in alias:
-                yield _Grown(node, alias[parts[0]], parts[1], dim % node.meta["val"].ndim)
+    given = {t.name: t.value for t in tensor_inputs(graphs[main])}
+    whole = [
+        name
+        for name, value in given.items()
+        if places and name not in (prompt, *masks) and _long(value, own[places[0]], given[prompt])
+    ]
+    tables = [table.shape[0] for place in places for table in words.get(place, [])]
+    return Decoding(
+        name,
+        prompt,
+        first[0],
+        token,
+        next(iter(places), None),
+        later[0],
+        caches,
+        min(tables, default=None),
+        next(iter(told), None),
+        masks[0] if masks else None,
+        whole[0] if len(whole) == 1 else None,
+    )
 
 
 def _lookups(graph: ExportedProgram) -> dict[str, list[Tensor]]:
@@ -167,3 +146,20 @@ def _like(value: Tensor, token: Tensor) -> bool:
     """Whether whole numbers have the token's shape, or that behind further axes."""
     tail = value.shape[value.ndim - token.ndim :]
     return value.dtype == token.dtype and value.ndim <= 3 and list(tail) == list(token.shape)
+
+
+def _masks(graph: ExportedProgram, value: Tensor, caches: Sequence[Cache]) -> bool:
+    """Whether whole numbers ``[B, rows]`` are as many as every cache has rows, and one more."""
+    if value.ndim != 2 or value.is_floating_point():
+        return False
+    taken = {t.name: t.value for t in tensor_inputs(graph)}
+    rows = [length_of(taken[cache.input].shape[cache.dim]) for cache in caches]
+    return all(same_length(length_of(value.shape[1]), one + 1) for one in rows)
+
+
+def _long(value: Tensor, place: Tensor, prompt: Tensor) -> bool:
+    """Whether whole numbers are positions of a prompt as ``place`` is that of a token."""
+    sizes = [length_of(size) for size in value.shape[-2:]]
+    same = value.ndim == place.ndim and value.shape[: value.ndim - 2] == place.shape[:-2]
+    wanted = [length_of(size) for size in prompt.shape]
+    return value.dtype == place.dtype and same and all(map(same_length, sizes, wanted))

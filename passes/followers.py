@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import analyse
+from tokopt.ir.lengths import length_of, same_length
 from tokopt.ir.links import Link, outputs_by_name
 from tokopt.ir.outer import Place
 from tokopt.ir.program import Program
@@ -71,6 +73,7 @@ class Followers:
                 {**own[name], **{x.input: known[x.source, x.output] for x in links}}
                 for known in (short, whole)
             )
+            now = _cut_masks(graph, [x.input for x in links], now, before)
             wanted = run_masked(analyse(graph), before)
             got = dict(zip(wanted, run_program(graph, now, full=True), strict=True))
             wrong = compare_outputs(wanted, got, ORACLE)
@@ -101,13 +104,36 @@ class Followers:
         return {place: _spread(short[place], wanted[place]) for place in wanted if place in handed}
 
 
+def _cut_masks(
+    graph: ExportedProgram,
+    linked: Sequence[str],
+    now: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return the inputs for a short cache, masks ``[B, rows + 1]`` of a whole one cut like it."""
+    found, inputs = dict(now), {t.name: t.value for t in tensor_inputs(graph)}
+    for name, value in inputs.items():
+        if name in linked or value.ndim != 2 or value.is_floating_point():
+            continue
+        for other in linked:
+            for dim, size in enumerate(inputs[other].shape):
+                rows = length_of(size)
+                if not isinstance(rows, int) and same_length(length_of(value.shape[1]), rows + 1):
+                    whole = before[other].movedim(dim, 1).flatten(2)
+                    alive = torch.cat([~whole.isnan().any(2), torch.ones(len(whole), 1).bool()], 1)
+                    found[name] = now[name][alive].unflatten(0, (len(whole), -1))
+    return found
+
+
 def refuse_lengths(
     program: Program, links: Sequence[Link], handed: Mapping[Place, Tensor], names: Sequence[str]
 ) -> None:
     """Raise ``UnsupportedError`` where a follower takes a constant number of rows that is gone.
 
-    ``handed`` are the recorded values of what followers (``names``) are given behind the rewrite.
+    And where it takes two tensors by one free length that are left with different ones.  ``handed``
+    are the recorded values of what followers (``names``) are given behind the rewrite.
     """
+    lengths: dict[tuple[str, str], tuple[str, Link]] = {}
     for link in links:
         if link.target not in names or (link.source, link.output) not in handed:
             continue
@@ -123,6 +149,14 @@ def refuse_lengths(
                     f"would leave {now}",
                     expected=f"a program {link.target!r} with a free size there (dim {dim})",
                     hint=f"export {link.target!r} with dynamic_shapes for that dim",
+                )
+            left, other = lengths.setdefault((link.target, str(fixed)), (str(now), link))
+            if not isinstance(fixed, int) and left != str(now):
+                raise UnsupportedError(
+                    f"{link.target!r} takes {other.input!r} and {link.input!r} of one length, and "
+                    f"{link.source!r} would leave {left} and {now} rows",
+                    expected="a free length of its own for each of them",
+                    hint=f"export {link.target!r} with a Dim of its own for each layer's cache",
                 )
 
 

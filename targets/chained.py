@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from tokopt.ir.links import Link
@@ -19,6 +20,7 @@ from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.base import Runner
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.manifest import Manifest, ProgramEntry
+from tokopt.targets.short_mask import short_mask
 from tokopt.targets.signature import Signature, TensorSpec
 
 
@@ -84,12 +86,36 @@ class Chain:
         for program in self.programs:
             name = program.name
             own = {s.name: known[name, s.name] for s in program.signature.inputs}
+            own = self._cut(program, own)
             outputs = runner(program)(checked_inputs(own, program.signature))
             ran[name] = (own, outputs)
             for link in self.links:
                 if link.source == name:
                     known[link.target, link.input] = outputs[link.output]
         return ran
+
+    def _cut(self, program: ProgramEntry, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs of which masks of a handed cache and one token are as short as the cache.
+
+        Such a mask is given for the whole prompt, as to the original.
+        """
+        linked = {link.input for link in self.links if link.target == program.name}
+        sizes = {
+            f"{size} + 1": own[s.name].shape[dim] + 1
+            for s in program.signature.inputs
+            if s.name in linked
+            for dim, size in enumerate(s.shape)
+        }
+        found = dict(own)
+        for spec in program.signature.inputs:
+            value = own[spec.name]
+            if spec.name in linked or len(spec.shape) != 2 or value.is_floating_point():
+                continue
+            size = sizes.get(str(spec.shape[1]), value.shape[1])
+            if program.follows and value.shape[1] > size:
+                prompt = short_mask(value[:, :-1], size - 1, spec.name)
+                found[spec.name] = torch.cat([prompt, value[:, -1:]], 1)
+        return found
 
     def runner(self, runner: Callable[[ProgramEntry], Runner]) -> Runner:
         """Return all programs as one function from outer inputs to outer outputs."""

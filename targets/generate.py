@@ -16,9 +16,9 @@ from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.targets.base import Runner
 from tokopt.targets.chained import Chain
+from tokopt.targets.first_step import check_room, first_mask, first_position
 from tokopt.targets.manifest import Manifest
 from tokopt.targets.sampling import GREEDY, Sampling
-from tokopt.targets.signature import Signature
 
 
 class Streamer(Protocol):
@@ -48,11 +48,13 @@ def generate(
     An item ends with its first token of ``stop`` and repeats it until all items have ended; with
     an empty ``stop`` none ends early, and without one the run is refused: which token ends an
     answer no graph says.  ``position`` is that of the first new token, for each item
-    in the shape of decode's own input (by default the prompt's length).  ``prefill`` runs all
-    programs but decode from inputs by outer name.
+    in the shape of decode's own input (by default the prompt's length, or one behind the last of
+    the positions that the prompt was given).  ``prefill`` runs all programs but decode from inputs
+    by outer name.
 
     Raises ``InputError`` for numbers that fit no run: stop ids that are missing or that the model
-    does not have, more tokens than the cache or the positions have room for.
+    does not have, more tokens than the cache or the positions have room for;
+    and for prompts that are not padded in front.
     """
     how = decoding_of(manifest)
     stop = _stop_ids(stop)
@@ -64,8 +66,10 @@ def generate(
     logits = first[chain.outputs[manifest.main, how.logits]][:, -1]
     signature = next(p.signature for p in manifest.programs if p.name == how.program)
     _check_tokens(max_new_tokens, stop, logits.shape[-1])
-    place = _first_position(how, signature, prompt, position)
-    _check_room(how, signature, given, place, max_new_tokens)
+    told = {name: inputs[chain.inputs[manifest.main, name]] for name in how.told}
+    place = first_position(how, signature, prompt, told, position)
+    check_room(how, signature, given, place, max_new_tokens)
+    mask = first_mask(how, signature, prompt, told, given)
     ends, source = torch.tensor(sorted(stop), dtype=torch.int64), sampling.source()
     done, made = torch.zeros(logits.shape[0], dtype=torch.bool), list[Tensor]()
     while True:
@@ -80,6 +84,9 @@ def generate(
         step = {**given, how.token: token[:, None]}
         if how.position is not None:
             step[how.position] = place + (len(made) - 1)
+        if how.mask is not None and mask is not None:
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            step[how.mask] = mask
         outputs = decode(step)
         logits = outputs[how.next_logits][:, -1]
         for cache in how.caches:
@@ -104,31 +111,6 @@ def decoding_of(manifest: Manifest) -> Decoding:
     return manifest.decoding
 
 
-def _first_position(
-    how: Decoding, signature: Signature, prompt: Tensor, given: Tensor | None
-) -> Tensor:
-    """Return the first new token's position in the shape of decode's input."""
-    spec = next((s for s in signature.inputs if s.name == how.position), None)
-    if given is None:
-        if spec is not None and len(spec.shape) != prompt.ndim:
-            raise InputError(
-                f"decode takes positions of several axes as {how.position!r}",
-                expected=f"position={spec.dtype} {list(spec.shape)}, that of the first new token",
-            )
-        return torch.full((prompt.shape[0], 1), prompt.shape[1])
-    if spec is None:
-        raise InputError("decode takes no position", expected="position=None")
-    items = (prompt.shape[0], 1)
-    fits = given.ndim == len(spec.shape) and given.shape[-2:] == items
-    if not fits or str(given.dtype) != f"torch.{spec.dtype}":
-        raise InputError(
-            "the position of the first new token does not fit",
-            where=f"given {str(given.dtype).removeprefix('torch.')} {list(given.shape)}",
-            expected=f"{spec.dtype} {list(spec.shape)}, for {items[0]} prompts",
-        )
-    return given
-
-
 def _stop_ids(stop: Collection[int] | None) -> Collection[int]:
     if stop is None:
         raise InputError(
@@ -148,27 +130,3 @@ def _check_tokens(most: int, stop: Collection[int], vocabulary: int) -> None:
                 f"the model has no token {one} to stop at",
                 expected=f"token ids from 0 to {vocabulary - 1}",
             )
-
-
-def _check_room(
-    how: Decoding, signature: Signature, given: Mapping[str, Tensor], place: Tensor, most: int
-) -> None:
-    """Refuse what would overflow before anything is decoded; the last token needs no step."""
-    sizes = {spec.name: spec.shape for spec in signature.inputs}
-    for cache in how.caches:
-        rows, size = given[cache.input].shape[cache.dim], sizes[cache.input][cache.dim]
-        room = signature.ranges.get(size, (0, None))[1] if isinstance(size, str) else size
-        if room is not None and rows + most - 2 > room:
-            raise InputError(
-                f"the cache overflows: {rows} rows of the prompt and {most} new tokens",
-                where=f"{how.program}.{cache.input}",
-                expected=f"at most {max(room - rows + 2, 1)} new tokens behind this prompt",
-                hint="lower max_new_tokens, or export decode with a longer cache",
-            )
-    last = int(place.max()) + most - 2
-    if how.places is not None and how.position is not None and most > 1 and last >= how.places:
-        raise InputError(
-            f"the model has {how.places} positions, and the last token would be at {last}",
-            where=f"{how.program}.{how.position}",
-            expected=f"at most {max(how.places - int(place.max()) + 1, 1)} new tokens",
-        )

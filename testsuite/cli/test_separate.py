@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import tokopt
-from tokopt.cli.generation import before_generation
 from tokopt.cli.main import main
 from tokopt.cli.separate import Separate
 from tokopt.ir.errors import InputError, UnsupportedError
@@ -26,7 +25,6 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.default_plan import default_fit
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.validate import Checked
 from tokopt.targets.manifest import read_manifest
@@ -186,16 +184,10 @@ def test_run_verify_and_inspect_know_the_programs(
     assert shown["joined"] == ["eyes", "prefill"] and len(shown["links"]) == 4
 
 
-def test_stages_in_the_decoder_several_budgets_and_a_cache_of_one_length_are_refused(
+def test_several_budgets_and_a_cache_of_one_length_are_refused(
     graphs: dict[str, ExportedProgram], tmp_path: Path
 ) -> None:
     program, place = Program(graphs), tmp_path / "none"
-    with pytest.raises(UnsupportedError, match="until generation is built") as refused:
-        tokopt.compile(program, place, plan=Plan((Stage("decoder:0", "stride", KEEP),)))
-    assert "vision:1" in str(refused.value.expected)
-    front = before_generation(analyse(Separate.of(program).joined))
-    assert [site.legal for site in front.stacks[-1].sites] == [False]
-    assert default_fit(front, 0.5).plan.stages[0].site.startswith("vision:")
     with pytest.raises(UnsupportedError, match="several budgets for several programs"):
         tokopt.compile(program, place, budget=(0.5, 0.25))
     fixed = Program(parts(SIZES))

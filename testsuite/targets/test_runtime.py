@@ -82,7 +82,7 @@ def test_a_newer_schema_a_damaged_manifest_and_no_artifact_are_told_apart(
     with pytest.raises(InputError, match="not a tokopt artifact"):
         load(tmp_path)
     folder = edited('"schema_version": 6', '"schema_version": 7')
-    with pytest.raises(InputError, match="schema version 6"):
+    with pytest.raises(InputError, match="schema version 7"):
         load(folder)
     (folder / "manifest.json").write_text('{"format": "tokopt artifact", ')
     with pytest.raises(InputError, match="not valid JSON"):
