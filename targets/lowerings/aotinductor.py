@@ -4,7 +4,7 @@ The package holds a shared library: opening it runs native code, as with any pro
 Every package holds its own weights: an artifact for several budgets has them several times.
 Its bytes are not reproducible (Inductor puts paths of its cache into them), and it runs only
 on processors with the instruction set of the one it was compiled on, or GPUs of its generation.
-On a GPU some dialect operators are kernels of ours (``targets/kernels``).
+On a GPU some dialect operators are kernels of ours (``targets/kernels``); ``-plain`` is without.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ class AotInductor:
         if reason is not None:
             raise UnsupportedError(f"the target {self.name} is not available: {reason}")
         signature, package = signature_of(exported, output_names), of_part(PACKAGE, part)
-        if self.device != "cpu":
+        if self.native:
             from tokopt.targets.kernels.registry import with_kernels  # imports Triton
 
-            exported = on_device(with_kernels(exported), self.device)
+            exported = with_kernels(exported)
+        if self.device != "cpu":
+            exported = on_device(exported, self.device)
         with quiet(), writing(folder / package) as file, _with_examples(exported):
             try:
                 torch._inductor.aoti_compile_and_package(
@@ -146,4 +148,5 @@ KERNELS = frozenset({"attention_rows", "select"})
 TARGETS: tuple[Target, ...] = (
     AotInductor("aotinductor"),
     AotInductor("aotinductor-cuda", "cuda", KERNELS),
+    AotInductor("aotinductor-cuda-plain", "cuda"),  # what our kernels are compared with
 )

@@ -23,6 +23,7 @@ from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.rebuilt import copy_graph
 from tokopt.targets.mlir.decompositions import OURS
+from tokopt.targets.mlir.free_views import through_one_dim
 from tokopt.targets.quiet import quiet
 
 TO_TORCH = "builtin.module(torchdynamo-export-to-torch-backend-pipeline)"
@@ -55,6 +56,7 @@ def imported(exported: ExportedProgram, dialect: str) -> Imported:
     with quiet():
         plain = exported.run_decompositions(get_decomposition_table() | OURS)
     graph, arguments = _of_tensors(plain)
+    through_one_dim(graph)
     context = ir.Context()
     context.enable_multithreading(False)  # a thread per core otherwise, for each program
     torch_dialect.register_dialect(context)

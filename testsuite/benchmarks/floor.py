@@ -1,8 +1,17 @@
 """Compiled time against the token floor: python testsuite/benchmarks/floor.py.
 
-A LLaVA-type model of middle size with random weights (a tower and a decoder of 12 layers each,
-width 512, 576 visual tokens, 64 words) at budget 0.1, on every target named by ``--targets``: what
-``tokopt bench`` measures, in one run.  Writes results/floor.json and results/floor.md.
+What ``tokopt bench`` measures, in one run, of one of these at budget 0.1 on every target named by
+``--targets``; results/floor*.json and results/floor*.md have it.
+
+    middle (default)   a LLaVA-type model of middle size with random weights: a tower and a decoder
+                       of 12 layers each, width 512, 576 visual tokens, 64 words
+    --shape NAME       a published model's shape with random weights (``shapes.py``), for a GPU:
+                       floor.py --shape llava-1.5-7b --dtype float16 --layers 8,12
+                                --targets aotinductor-cuda,aotinductor-cuda-plain,onnxruntime-cuda
+
+Of ``--layers`` N, M two depths are measured, and milliseconds at the model's whole depth are said
+to lie on the line through both; nothing else is extrapolated.  Outputs are checked by the gates of
+the compilation.
 """
 
 import argparse
@@ -12,13 +21,14 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from testsuite.benchmarks.shapes import SHAPES, WORDS
 from testsuite.zoo.weights import randomise
 from transformers import (
     CLIPVisionConfig,
@@ -31,9 +41,11 @@ import tokopt
 from tokopt.cli.bench import as_data
 from tokopt.cli.bencher import bench
 from tokopt.ir.program import Program
+from tokopt.targets.manifest import versions
 
 RESULTS = Path(__file__).with_name("results")
-WIDTH, LAYERS, HEADS, WORDS, IMAGE, SIDE, PATCH = 512, 12, 8, 64, 999, 336, 14
+WIDTH, LAYERS, HEADS, IMAGE, SIDE, PATCH = 512, 12, 8, 999, 336, 14
+MIDDLE = "middle"
 VISUAL = (SIDE // PATCH) ** 2
 
 
@@ -68,6 +80,41 @@ def model() -> Program:
         return Program({"main": torch.export.export(module, (ids, pixels), strict=False)})
 
 
+def programs(args: argparse.Namespace) -> Iterator[tuple[int, Program]]:
+    """Yield the programs to measure, each with how many layers the consumer has."""
+    if args.shape == MIDDLE:
+        yield LAYERS, model()
+        return
+    shape = SHAPES[args.shape]
+    for layers in args.layers or [shape.layers]:
+        exported = shape.export(layers, getattr(torch, args.dtype), args.share)
+        yield layers, Program({"main": exported})
+
+
+def whole_depth(found: Sequence[Mapping[str, Any]], layers: int) -> dict[str, dict[str, float]]:
+    """Return median milliseconds at ``layers``, by target, on the line through two depths."""
+    lines: dict[str, dict[str, float]] = {}
+    for one in found:
+        others = [o for o in found if o["target"] == one["target"] and o["layers"] > one["layers"]]
+        for other in others[:1]:
+            near, far = (o["timed"][0]["seconds"] for o in (one, other))
+            lines[one["target"]] = {}
+            for who in near:
+                a, b = near[who]["median"] * 1e3, far[who]["median"] * 1e3
+                step = (b - a) / (other["layers"] - one["layers"])
+                lines[one["target"]][who] = round(a + step * (layers - one["layers"]), 3)
+    return lines
+
+
+def machine(args: argparse.Namespace) -> str:
+    """Return the processor and how many of its threads are used; the GPU where it is one's turn."""
+    names = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    cpu = next((x.partition(": ")[2] for x in names if x.startswith("model name")), "")
+    own = f"{cpu or platform.processor()}, {args.threads} of {os.cpu_count()} threads"
+    gpu = "cuda" in args.targets and torch.cuda.is_available()
+    return f"{torch.cuda.get_device_name()}; {own}" if gpu else own
+
+
 def measured(archive: Path, folder: Path, target: str, args: argparse.Namespace) -> dict[str, Any]:
     """Compile for a target and time what comes out."""
     start = time.perf_counter()
@@ -85,9 +132,9 @@ def measured(archive: Path, folder: Path, target: str, args: argparse.Namespace)
 def table(data: Mapping[str, Any]) -> str:
     """Return the numbers as Markdown."""
     lines = [
-        "| target | original ms | compiled ms | floor ms | original / compiled | original / floor "
-        "| compiled / floor | selector alone ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| target | layers | original ms | compiled ms | floor ms | original / compiled "
+        "| original / floor | compiled / floor | selector alone ms |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in data["targets"]:
         timed = one["timed"][0]
@@ -95,47 +142,81 @@ def table(data: Mapping[str, Any]) -> str:
         names = ("original/compiled", "original/floor", "compiled/floor")
         ratio = [f"{timed[name]['median']:.3f}" for name in names]
         alone = sum(stage["median"] for stage in timed["stage_seconds"].values())
-        lines.append(f"| {' | '.join([one['target'], *milli, *ratio, f'{alone * 1e3:.2f}'])} |")
+        cells = [one["target"], str(one["layers"]), *milli, *ratio, f"{alone * 1e3:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    for target, taken in data["whole_depth_ms"].items():
+        rest = ", ".join(f"{who} {milli:.1f} ms" for who, milli in taken.items())
+        lines += ["", f"{target} at {data['whole_depth']} layers, extrapolated: {rest}."]
     what = (
-        f"{LAYERS} + {LAYERS} layers, width {WIDTH}, {VISUAL} visual tokens, {WORDS} words, "
-        f"batch 1, random weights; budget {data['budget']}, "
+        f"{data['model']}; random weights, batch 1; budget {data['budget']}, "
         f"{'; '.join(data['targets'][0]['stages'])}; medians of {data['rounds']} rounds, "
         f"{data['machine']}, {data['date']}, `{data['command']}`"
     )
     return "\n".join([*lines, "", what, ""])
 
 
-def main() -> None:
-    """Run everything, print the table, write the results."""
-    flags = argparse.ArgumentParser(description=__doc__)
+def described(args: argparse.Namespace) -> tuple[str, int]:
+    """Return what is measured in words, and the layers that its consumer really has."""
+    if args.shape == MIDDLE:
+        words = f"{LAYERS} + {LAYERS} layers, width {WIDTH}, {VISUAL} visual tokens, {WORDS} words"
+        return words, LAYERS
+    shape = SHAPES[args.shape]
+    widths = "real widths" if args.share == 1 else f"widths divided by {args.share}: a try"
+    tower = f" behind a tower of {shape.tower} layers" if shape.tower else ""
+    words = f"{args.shape}{tower}, {shape.visual} visual tokens, {args.dtype}, {widths}"
+    return words, shape.layers
+
+
+def arguments() -> argparse.Namespace:
+    """Return what was asked for."""
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--shape", choices=[MIDDLE, *SHAPES], default=MIDDLE)
+    flags.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")])
+    flags.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    flags.add_argument("--share", type=int, default=1, help="divide widths: to try the script")
     flags.add_argument("--targets", default="onnxruntime-cpu,aotinductor")
     flags.add_argument("--budget", type=float, default=0.1)
     flags.add_argument("--method", help="the default method where none is given")
     flags.add_argument("--rounds", type=int, default=30)
     flags.add_argument("--threads", type=int, default=1)
     flags.add_argument("--out", type=Path, default=RESULTS)
-    args = flags.parse_args()
+    return flags.parse_args()
+
+
+def main() -> None:
+    """Run everything, print the table, write the results."""
+    args = arguments()
     torch.set_num_threads(args.threads)
-    names = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    cpu = next((x.partition(": ")[2] for x in names if x.startswith("model name")), "")
-    start, found = time.perf_counter(), []
+    words, whole = described(args)
+    start, found = time.perf_counter(), list[dict[str, Any]]()
     with TemporaryDirectory(prefix="tokopt-") as place:
-        archive = Path(place, "model.pt2")
-        torch.export.save(model().main, archive)
-        for target in args.targets.split(","):
-            found.append(measured(archive, Path(place, target), target, args))
+        for layers, program in programs(args):
+            archive = Path(place, "model.pt2")
+            torch.export.save(program.main, archive)
+            del program
+            for target in args.targets.split(","):
+                with TemporaryDirectory(dir=place) as folder:
+                    one = measured(archive, Path(folder, target), target, args)
+                    found.append({"target": target, "layers": layers, **one})
     data = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": shlex.join(["python", "testsuite/benchmarks/floor.py", *sys.argv[1:]]),
-        "machine": f"{cpu or platform.processor()}, {args.threads} of {os.cpu_count()} threads",
+        "machine": machine(args),
+        "versions": versions(),
+        "model": words,
+        "whole_depth": whole,
+        "whole_depth_ms": whole_depth(found, whole),
         "budget": args.budget,
         "rounds": args.rounds,
         "seconds": round(time.perf_counter() - start, 1),
         "targets": found,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "floor.json").write_text(json.dumps(data, indent=1) + "\n")
-    (args.out / "floor.md").write_text(table(data))
+    name = "floor" if args.shape == MIDDLE else f"floor-{args.shape}"
+    (args.out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (args.out / f"{name}.md").write_text(table(data))
     print(table(data))
 
 

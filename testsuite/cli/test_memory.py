@@ -129,6 +129,7 @@ def test_what_is_given_holds_instead_of_what_was_remembered(
         model({**chunks[1], "state_0_count": torch.zeros(2, 1)})
 
 
+@pytest.mark.exhaustive
 def test_a_stream_may_change_its_budget_and_ends_for_all_budgets_at_once(
     archive: Path, chunks: list[dict[str, Tensor]], tmp_path: Path
 ) -> None:

@@ -8,7 +8,15 @@ from tokopt.targets.registry import default, find, targets
 
 
 def test_every_target_is_found_under_its_name() -> None:
-    names = ["aotinductor", "aotinductor-cuda", "eager", "mlir", "mlir-stablehlo", "mlir-tosa"]
+    names = [
+        "aotinductor",
+        "aotinductor-cuda",
+        "aotinductor-cuda-plain",
+        "eager",
+        "mlir",
+        "mlir-stablehlo",
+        "mlir-tosa",
+    ]
     names += ["onnxruntime-cpu", "onnxruntime-cuda"]
     assert list(targets()) == names and [find(n).name for n in names] == names
 

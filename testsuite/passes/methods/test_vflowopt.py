@@ -131,6 +131,7 @@ def test_the_released_shares(shares: tuple[int, ...]) -> None:
     assert found == tuple(Placement(d, k) for d, k in zip((0, 9, 19), shares, strict=True))
 
 
+@pytest.mark.exhaustive
 def test_three_stages_pass_every_gate() -> None:
     family = analysed("llava_dynamic")
     options = {"alpha": 0.5, "a": 12.0}

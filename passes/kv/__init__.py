@@ -1,0 +1,1 @@
+"""One format of a compressed cache a file; see format.py for the interface."""

@@ -1,0 +1,170 @@
+"""VidKV: keys in 2 bits where channels vary much and in 1 where they do not; values in 1.58 bits.
+
+Both by channel in groups of tokens.  The calm channels of keys are turned by an orthogonal
+transform (the paper's Fourier transform, in its real orthonormal form) and keep a sign and the
+group's mean size: ``+-s``.  Values are -s, 0 or s, where 0 is what is below half the mean size and
+s the mean size of the others; salient rows have 2 bits.  The paper's released code gives 0 or s for
+the signs and leaves s out for the values; these are what its formulas say.  Which channels vary is
+calibrated, and by pairs that positions turn into each other, so it holds for long prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokopt.ir.errors import InputError
+from tokopt.passes.kv.affine import coded, decoded
+from tokopt.passes.kv.checks import check_choice, check_multiple
+from tokopt.passes.kv.format import WINDOW, Format, Side, State
+from tokopt.passes.kv.kivi import Kivi
+from tokopt.passes.kv.pools import together
+from tokopt.passes.kv.reach import reach_of
+from tokopt.passes.kv.rotation import fourier
+from tokopt.passes.kv.samples import Samples
+from tokopt.passes.kv.signs import coded_signs, coded_trits, decoded_signs, decoded_trits
+from tokopt.passes.kv.windowed import Windowed
+
+
+@dataclass(frozen=True)
+class VidKv(Windowed):
+    """Keys: ``hard.*`` (2 bits) and ``easy.*`` (1 bit).  Values: ``salient.*`` and ``rest.*``.
+
+    ``codes`` are uint8 ``[B, H, T, bytes]``, ``scale`` and ``zero`` fp16 ``[B, H, T / group, ...]``
+    of each channel.  Constants of keys: ``order`` int64 ``[1, H, 1, D]``, the channels, hard ones
+    first.
+    """
+
+    hard: float = 0.5
+    group: int = 32
+    window: int = 128
+    share: float = 0.2
+
+    name = "vidkv"
+    title = "VidKV"
+    source = "arXiv 2503.16257; 1.5 bits of keys, 1.58 of values, 20 % of rows in 2 bits"
+    tolerance = 0.75
+    pooled = True
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "group", self.group, (8, 16, 32, 64, 128))
+        check_multiple(self.name, "the window", self.window, self.group)
+        if not (0 < self.hard < 1 and 0 < self.share < 1) or self.window < self.group:
+            raise InputError(
+                f"vidkv: hard = {self.hard:g}, share = {self.share:g}, window = {self.window}",
+                expected="shares between 0 and 1, and a window of at least one group",
+            )
+
+    def finer(self) -> Format:
+        """Return 2 bits with a zero in every group."""
+        return Kivi(2, self.group, self.window)
+
+    def check_width(self, side: Side, width: int) -> None:
+        """Raise ``InputError`` where the codes of a row fill no bytes."""
+        check_multiple(self.name, f"the head width of {side}s", width, 4)
+        if side == "key":
+            check_multiple(self.name, "the number of hard channels", self._hard(width), 4)
+            check_multiple(self.name, "the number of calm channels", width - self._hard(width), 8)
+
+    def calibrate(self, side: Side, samples: Samples) -> State:
+        """Return the ``order`` of the channels of keys; values have no constants."""
+        self.check_width(side, samples.width)
+        if side == "value":
+            return {}
+        reach = reach_of(samples).reach
+        ranked = reach.sort(dim=3, descending=True, stable=True).indices
+        count = self._hard(samples.width)
+        parts = [ranked[..., :count].sort().values, ranked[..., count:].sort().values]
+        return {"order": torch.cat(parts, 3)}
+
+    def arrange(self, rows: Tensor, salience: Tensor | None) -> Tensor:
+        """Return salient rows first."""
+        assert salience is not None
+        return together(rows, salience, self._salient(rows.shape[2]))
+
+    def leaving(self, side: Side, waiting: int) -> int:
+        """Return how many appended rows are coded now."""
+        return waiting // self.window * self.window
+
+    def block(
+        self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
+    ) -> State:
+        """Return the coded rows; those of values are none of them salient."""
+        return self._block(side, rows, constants, 0)
+
+    def dequantize(
+        self, side: Side, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return salient rows, the rest, those that wait."""
+        width = state[WINDOW].shape[3]
+        rows = self._keys(state, constants) if side == "key" else self._values(state, width)
+        return torch.cat([rows, state[WINDOW].float()], 2)
+
+    def _quantize(
+        self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
+    ) -> State:
+        assert salience is not None
+        salient = self._salient(rows.shape[2])
+        rows, count = together(rows, salience, salient), rows.shape[2] // self.group * self.group
+        coded_rows = self._block(side, rows[:, :, :count], constants, salient)
+        return {**coded_rows, WINDOW: rows[:, :, count:]}
+
+    def _hard(self, width: int) -> int:
+        return int(width * self.hard)
+
+    def _salient(self, rows: int) -> int:
+        """Return how many rows are salient: whole groups, at least one where there is one."""
+        return min(max(int(self.share * rows) // self.group, 1), rows // self.group) * self.group
+
+    def _block(
+        self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salient: int
+    ) -> State:
+        groups = rows.unflatten(2, (rows.shape[2] // self.group, self.group))
+        if side == "value":
+            at = salient // self.group
+            fine = coded(groups[:, :, :at].float(), (3,), 2, rows.dtype)
+            rest = coded_trits(groups[:, :, at:], 3)
+            return {**_named("salient", fine), **_named("rest", rest)}
+        if "order" not in constants:
+            raise InputError(
+                "vidkv does not know which channels of the keys vary",
+                expected="the constants that calibrate() returns",
+            )
+        order = constants["order"].unsqueeze(2).expand(*groups.shape)
+        count = self._hard(rows.shape[3])
+        hard, easy = groups.gather(4, order).split([count, rows.shape[3] - count], 4)
+        turned = easy.float() @ fourier(easy.shape[4])
+        fine = coded(hard.float(), (3,), 2, rows.dtype)
+        return {**_named("hard", fine), **_named("easy", coded_signs(turned, 3, rows.dtype))}
+
+    def _keys(self, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> Tensor:
+        hard = decoded(*_grouped(state, "hard", self.group), 2)
+        turned = decoded_signs(*_grouped(state, "easy", self.group)[:2])
+        rows = torch.cat([hard, turned @ fourier(turned.shape[4]).T], 4).flatten(2, 3)
+        back = constants["order"].argsort(3)
+        return rows.gather(3, back.expand(*rows.shape))
+
+    def _values(self, state: Mapping[str, Tensor], width: int) -> Tensor:
+        fine = decoded(*_grouped(state, "salient", self.group), 2)
+        rest = decoded_trits(*_grouped(state, "rest", self.group)[:2], width)
+        return torch.cat([fine, rest], 2).flatten(2, 3)
+
+
+def _named(pool: str, found: tuple[Tensor, ...]) -> State:
+    """Return tensors of groups ``[B, H, groups, tokens or 1, ...]`` as they are stored."""
+    names = ("codes", "scale", "zero")[: len(found)]
+    return {f"{pool}.{n}": v.flatten(2, 3) for n, v in zip(names, found, strict=True)}
+
+
+def _grouped(state: Mapping[str, Tensor], pool: str, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the stored tensors in groups again; the zero is the scale where there is none."""
+    scale = state[f"{pool}.scale"]
+    zero = state.get(f"{pool}.zero", scale)
+    codes = state[f"{pool}.codes"].unflatten(2, (scale.shape[2], group))
+    return codes, scale.unsqueeze(3), zero.unsqueeze(3)
+
+
+FORMAT = VidKv()
