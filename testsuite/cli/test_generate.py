@@ -156,7 +156,6 @@ def by_oracle(separate: Separate, plan: Plan, asked: dict[str, Tensor], steps: i
     return torch.stack(made, 1)
 
 
-@pytest.mark.exhaustive
 def test_below_budget_one_greedy_tokens_are_the_masked_oracles(
     exported: Exported, half: Artifact
 ) -> None:
