@@ -83,7 +83,14 @@ class Generation:
         return Generation(prompt, logits, request)
 
     def trace(self) -> dict[str, ExportedProgram]:
-        """Trace both programs."""
+        """Trace both programs; raise ``UnsupportedError`` where ``torch.export`` cannot."""
+        try:
+            return self._traced()
+        except UnsupportedError as error:
+            error.hint = "leave out --decode; the model alone may be captured all the same"
+            raise
+
+    def _traced(self) -> dict[str, ExportedProgram]:
         prefill = Prefill(self.logits).eval()
         inputs = self.prompt.inputs
         first = traced(prefill, inputs, self.prompt.dynamic_shapes)

@@ -2,7 +2,8 @@
 
 Weights are not read: a 7B-size archive is inspected in the memory of its graph.  Of an artifact
 folder its ``program.pt2`` is shown, with the links that the manifest has.  With ``--metrics`` the
-program is run once, and what its attention does is shown too.
+program is run once, and what its attention does is shown too.  With ``--target`` an artifact's
+lowered model is shown instead: what its runtime runs as one operator, and what not.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--inputs", metavar="FILE", help="safetensors to run on (default: the example inputs)"
     )
+    parser.add_argument(
+        "--target",
+        action="store_true",
+        help="of an artifact folder: which attention, norms, rotary embeddings, skip connections "
+        "and scorings the runtime runs as one operator each, and which not, and why",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -53,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.inputs is not None and not args.metrics:
         raise InputError("--inputs is read by --metrics only", expected="--metrics beside it")
+    if args.target:
+        return _show_lowered(args)
     with stage(f"loading {args.model}"):
         file, links = located(args.model)
         program = load(file, check=args.metrics)
@@ -72,4 +81,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(*tables(described))
         show(*metrics_tables(described["metrics"]) if args.metrics else ())
+    return 0
+
+
+def _show_lowered(args: argparse.Namespace) -> int:
+    from tokopt.cli.inspect_lowered import describe_lowered, lowered_tables
+    from tokopt.ir.errors import InputError
+
+    if args.metrics:
+        raise InputError("--target and --metrics look at different things", expected="one of them")
+    with stage(f"loading {args.model}"):
+        described = describe_lowered(args.model)
+    if args.json:
+        print(json.dumps(described))
+    else:
+        show(*lowered_tables(described))
     return 0

@@ -16,6 +16,8 @@ from torch.export import ExportedProgram
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
+from tokopt.targets.onnx.executed import executed
+from tokopt.targets.onnx.fusions import Region, fusions
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.parts import FIRST, of_part
@@ -89,6 +91,18 @@ class OnnxRuntime:
             return {n: torch.from_numpy(r) for n, r in zip(names, results, strict=True)}
 
         return run
+
+    def regions(self, path: Path) -> list[Region]:
+        """Return what is one operator and what is written out in the graph that runs.
+
+        ``path`` is a model that ``lower`` wrote.  ``UnsupportedError`` where the provider does not
+        start here: what it would run is not known then.
+        """
+        missing = self.available()
+        if missing is not None:
+            raise UnsupportedError(missing, where=self.name)
+        with executed(path, list(dict.fromkeys([self.provider, CPU]))) as graph:
+            return fusions(graph)
 
 
 def _session(model: str | bytes, provider: str) -> onnxruntime.InferenceSession:

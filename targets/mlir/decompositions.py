@@ -8,6 +8,7 @@ Sound: each function is the operator's meaning written out; the tests hold them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,14 @@ def sort_stable(
 ) -> tuple[Tensor, Tensor]:
     """Sort as ``sort`` does; its arguments are in another order."""
     return sort(x, dim, descending)
+
+
+def topk(
+    x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Take the first ``k`` of a sort; of equal values the lower place (torch leaves it open)."""
+    values, order = sort(x, dim, largest)
+    return values.narrow(dim, 0, k), order.narrow(dim, 0, k)
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -125,6 +134,14 @@ def layer_norm(
     return result.to(x.dtype), mean, scale
 
 
+def gelu(x: Tensor, *, approximate: str = "none") -> Any:
+    """Write the form with tanh out: torch-mlir's is off by 5e-5, its constants are rounded."""
+    if approximate != "tanh":
+        return NotImplemented
+    inner = (x + 0.044715 * x * x * x) * math.sqrt(2 / math.pi)
+    return 0.5 * x * (1 + torch.tanh(inner))
+
+
 def equals(x: Tensor, value: float) -> Any:
     """Compare in the type of ``x``: torch-mlir goes through float64."""
     if not x.is_floating_point():
@@ -139,7 +156,9 @@ def _larger(one: Tensor, other: Tensor) -> Tensor:
 
 
 OURS: Table = {
+    aten.gelu.default: gelu,
     aten.eq.Scalar: equals,
+    aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: sort_stable,
     aten.cumsum.default: cumsum,

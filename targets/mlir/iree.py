@@ -41,7 +41,7 @@ def compiled(text: str, input_type: str) -> Callable[[Sequence[Tensor]], list[Te
 
     def run(values: Sequence[Tensor]) -> list[Tensor]:
         try:
-            given = [np.ascontiguousarray(value.detach().numpy()) for value in values]
+            given = [np.require(value.detach().numpy(), requirements="C") for value in values]
             found = main(*given)
         except Exception as error:  # as above
             raise InternalError(f"IREE failed while running the program: {error}") from error

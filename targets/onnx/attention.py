@@ -2,6 +2,8 @@
 
 Measured on ONNX Runtime 1.32 CPU, ``Attention`` (opset 23) is as fast as the chain of MatMul and
 Softmax that torch's exporter writes without a mask, and 1.6 times faster under a boolean one.
+The runtime's own ``MultiHeadAttention`` gains nothing on it (8 heads of 64, one thread, 1.31 and
+1.32): of 122 rows 0.6 ms against 0.63, under added masks 0.67 against 0.66; of 640 both 17.5.
 Where the two differ from torch, this file bends them back:
 
 - ONNX Runtime wants masks at their full two last sizes: broadcast ones are expanded.

@@ -103,6 +103,9 @@ def _repeats(value: onnx_ir.Value | None) -> bool:
         return any(_repeats(one) and constant(node, i) is not None for one, i in _sides(node))
     if kind in ("Unsqueeze", "Squeeze", "Reshape", "Expand"):
         return before[-1:] == shape[-1:] and _repeats(source)
+    if kind == "Transpose":
+        order = node.attributes.get("perm")
+        return order is not None and order.as_ints()[-1] == len(shape) - 1 and _repeats(source)
     if kind in ("Gather", "Slice"):
         axis = node.attributes["axis"].as_int() if kind == "Gather" else constant(node, 3)
         inner = axis is not None and axis % max(1, len(before)) != len(before) - 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from testsuite.zoo import llava
+from testsuite.zoo import llava, qwen2_vl
 from testsuite.zoo.handvlm import Sizes
 from testsuite.zoo.handvlm_parts import inputs, parts
 from tokenizers import Tokenizer
@@ -74,7 +74,7 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     place = tmp_path_factory.mktemp("generate")
-    model = llava.model(attention="sdpa", seed=0, layers=2)
+    model = llava.model(attention="sdpa", seed=0, layers=1)
     model.save_pretrained(place / "model")
     options = ["--decode", "--padding", "--dynamic", "batch,length", "-o", str(place / "two.pt2")]
     assert main(["export", str(place / "model"), *options]) == 0
@@ -85,7 +85,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def half(exported: Exported) -> Artifact:
     """Half of the visual rows, on ONNX Runtime."""
-    place, plan = exported.place / "half", Plan((Stage("vision:end", "stride", 18),), 0.5)
+    place, plan = exported.place / "half", Plan((Stage("decoder:0", "stride", 18),), 0.5)
     made = tokopt.compile(exported.program, place, plan=plan, target="onnxruntime-cpu")
     return tokopt.load(made.folder)
 
@@ -132,7 +132,7 @@ def padded(text: int, widths: tuple[int, ...], seed: int = 5) -> dict[str, Tenso
 
 
 def test_at_budget_one_greedy_tokens_are_those_of_transformers(exported: Exported) -> None:
-    asked, every = padded(12, (0, 5)), Plan((Stage("vision:end", "stride", llava.VISUAL),), 1.0)
+    asked, every = padded(12, (0, 5)), Plan((Stage("decoder:0", "stride", llava.VISUAL),), 1.0)
     got = in_torch(exported.separate, every, asked, 12)
     assert torch.equal(got, exported.generated(asked, 12))
     assert len(got.unique()) > 2 and not torch.equal(got[0], got[1])
@@ -156,7 +156,6 @@ def by_oracle(separate: Separate, plan: Plan, asked: dict[str, Tensor], steps: i
     return torch.stack(made, 1)
 
 
-@pytest.mark.exhaustive
 def test_below_budget_one_greedy_tokens_are_the_masked_oracles(
     exported: Exported, half: Artifact
 ) -> None:
@@ -167,12 +166,16 @@ def test_below_budget_one_greedy_tokens_are_the_masked_oracles(
     assert not torch.equal(got[0], got[1])
 
 
-def test_layers_behind_a_stage_in_the_decoder_go_on_with_shorter_caches(
-    exported: Exported,
-) -> None:
-    request = Request(dynamic=frozenset({"batch", "length"}), decode=True)
-    prompt = FAMILIES["llava"].prepare(exported.model, request, {})
-    separate = Separate.of(Program(Generation.of(prompt, request).trace()))
+def two_layers(padding: bool) -> Separate:
+    model = llava.model(attention="sdpa", seed=0, layers=2)
+    request = Request(dynamic=frozenset({"batch", "length"}), padding=padding, decode=True)
+    prompt = FAMILIES["llava"].prepare(model, request, {})
+    return Separate.of(Program(Generation.of(prompt, request).trace()))
+
+
+@pytest.mark.exhaustive
+def test_layers_behind_a_stage_in_the_decoder_go_on_with_shorter_caches() -> None:
+    separate = two_layers(padding=False)
     asked, plan = padded(12, (0, 0)), Plan((Stage("decoder:1", "fastv", 9),), 0.625)
     del asked["attention_mask"]
     got = in_torch(separate, plan, asked, 8)
@@ -180,8 +183,33 @@ def test_layers_behind_a_stage_in_the_decoder_go_on_with_shorter_caches(
     assert len(got.unique()) > 2
 
 
-def test_a_mask_for_all_layers_bars_stages_inside_the_decoder(exported: Exported) -> None:
-    plan, separate = Plan((Stage("decoder:1", "stride", 9),), 0.625), exported.separate
+@pytest.mark.exhaustive
+def test_positions_of_three_axes_go_on_behind_those_of_the_prompt() -> None:
+    model = qwen2_vl.model(attention="sdpa", seed=0)
+    request = replace(qwen2_vl.REQUEST, dynamic=frozenset({"length"}), decode=True)
+    prompt = FAMILIES["qwen2_vl"].prepare(model, request, {})
+    made = Generation.of(prompt, request)
+    separate = Separate.of(Program(made.trace()))
+    asked = dict(zip(made.logits.names, prompt.inputs, strict=True))
+    ids, visual = asked["input_ids"], made.logits.visual
+    every = Plan((Stage("decoder:0", "stride", visual.count),), 1.0)
+    wanted = model.generate(
+        input_ids=ids,
+        pixel_values=asked["pixel_values"],
+        image_grid_thw=visual.constants["image_grid_thw"].as_subclass(Tensor),
+        **visual.types(ids),
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=10,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    assert int(asked["position_ids"].max()) + 1 < ids.shape[1], "positions are not counted"
+    assert torch.equal(in_torch(separate, every, asked, 10), wanted[:, ids.shape[1] :])
+
+
+@pytest.mark.exhaustive
+def test_a_mask_for_all_layers_bars_stages_inside_the_decoder() -> None:
+    plan, separate = Plan((Stage("decoder:1", "stride", 9),), 0.625), two_layers(padding=True)
     facts = with_followers(analyse(separate.joined), separate)
     with pytest.raises(UnsupportedError, match="'decode' takes all of one length") as refused:
         refuse_stages(facts, plan)
@@ -406,6 +434,7 @@ def test_what_fits_no_run_is_refused_before_a_token_is_made(hand: Built) -> None
         hand.artifact.program("decode").generate(asked, max_new_tokens=2, stop=())
 
 
+@pytest.mark.exhaustive
 def test_the_new_rows_of_a_cache_and_the_table_of_positions_are_found() -> None:
     graphs = {n: normalize(g) for n, g in parts(SIZES, dynamic=True).items()}
     found = find_decoding(graphs, find_links(graphs), "prefill")
@@ -417,5 +446,5 @@ def test_the_new_rows_of_a_cache_and_the_table_of_positions_are_found() -> None:
 def test_a_cache_that_comes_back_whole_and_its_mask_are_found(half: Artifact) -> None:
     found = half.manifest.decoding
     assert found is not None and (found.token, found.position) == ("input_ids", "position_ids")
-    assert found.caches == tuple(Cache(f"past_{i}", f"present_{i}", 2, True) for i in range(4))
+    assert found.caches == tuple(Cache(f"past_{i}", f"present_{i}", 2, True) for i in range(2))
     assert (found.mask, found.padding, found.places) == ("attention_mask", "attention_mask", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import tempfile
@@ -40,7 +39,7 @@ from tokopt.targets.registry import find
 
 SHARES = (1.0, 0.5, 0.1)
 BUDGET = 0.25
-ONNX, AOTI = "onnxruntime-cpu", "aotinductor"
+ONNX, AOTI, MLIR = "onnxruntime-cpu", "aotinductor", "mlir"
 Places = dict[str, list[tuple[TokenStack, Site]]]
 
 
@@ -65,11 +64,11 @@ def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> d
             once = share == 0.5 and where == widest(facts)
             targets = [ONNX] if lower_all or once else []
             targets += [AOTI] if aotinductor and once else []
+            targets += [MLIR] if once and find(MLIR).available() is None else []
             done = attempt(facts, functools.partial(strided, places, share), inputs, targets)
             record["plans"].append({"where": where, "keep": share, **done})
     done = attempt(facts, functools.partial(default_plan, facts, BUDGET), inputs, [ONNX])
     record["plans"].append({"where": "default", "keep": BUDGET, **done})
-    record["mlir"] = imported_into_mlir(sample)
     return record | {"seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -174,19 +173,6 @@ def attempt(
             found[name] = str(error)
         found[f"{name}_seconds"] = round(time.perf_counter() - start, 1)
     return found
-
-
-def imported_into_mlir(sample: Sample) -> str:
-    """Return "ok" where torch-mlir imports the decomposed original, else why not."""
-    if importlib.util.find_spec("torch_mlir") is None:
-        return "not installed"
-    from torch_mlir.fx import export_and_import  # type: ignore[import-not-found]
-
-    try:
-        export_and_import(normalize(sample.exported))
-    except Exception as error:  # what an importer raises is its own: the cell says it
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-    return "ok"
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
     python -m testsuite.zoo.table --work /tmp/zoo-table --aotinductor
 
 One process per model; a model whose record is in ``--work`` is not judged again (delete the file
-to have it judged anew), so an interrupted run goes on where it was.
+to have it judged anew), so an interrupted run goes on where it was.  MLIR is judged where the extra
+mlir is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COLUMNS = (
     "default at .25",
     "ONNX Runtime",
     "AOTInductor",
-    "torch-mlir",
+    "MLIR",
     "s",
 )
 HEAD = """# Which models compile
@@ -48,7 +49,8 @@ Every number is a largest difference in fp32, relative to the largest output whe
 decoder, both**: the method `stride` at the middle legal site, keeping all, half, a tenth of what
 arrives, against the masked oracle on an input that was not traced.  **default**: the plan that
 `--budget 0.25` chooses.  **ONNX Runtime**: the half-plan with most stages, and the default plan,
-lowered, against the rewritten program (`--lower-all`: every plan); **AOTInductor** the former.
+lowered, against the rewritten program (`--lower-all`: every plan); **AOTInductor**, and **MLIR**
+(`--target mlir`, linalg that IREE compiles and runs), the former.
 "-": there is no such side in the model.  What is refused or wrong is listed below the table.
 """
 
@@ -79,6 +81,7 @@ def row(record: Record) -> list[str]:
     merges = dict.fromkeys(s["merge"] for s in seen if s["merge"])
     relays = [f"{s['role']} {s['relay']}" for s in seen if s["relay"] is not None]
     compiled = [p for p in plans if "aotinductor" in p]
+    mlir = [p for p in plans if "mlir" in p]
     identities = [p["identity"] for p in plans if isinstance(p.get("identity"), float)]
     places = [f"{s['role']} {s['legal']}/{s['sites']}{_groups(s)}" for s in seen]
     return [
@@ -92,7 +95,7 @@ def row(record: Record) -> list[str]:
         cell(by["default"]),
         cell([p for p in plans if "onnxruntime-cpu" in p], "onnxruntime-cpu"),
         cell(compiled, "aotinductor") if compiled else "not run",
-        "see below" if record.get("mlir", "-").count(" ") > 1 else record.get("mlir", "-"),
+        cell(mlir, "mlir") if mlir else "not run",
         f"{record['seconds']:.0f}",
     ]
 
@@ -124,8 +127,6 @@ def reasons(record: Record) -> Iterator[str]:
         for key, value in plan.items():
             if isinstance(value, str) and value and key != "where":
                 yield f"{title}: {'' if key == 'refused' else key + ': '}{value}"
-    if record.get("mlir", "").count(" ") > 1:
-        yield f"torch-mlir: {record['mlir']}"
 
 
 def page(records: list[Record]) -> str:

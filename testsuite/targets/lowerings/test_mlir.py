@@ -46,15 +46,16 @@ print(json.dumps(np.asarray(out[0]).tolist()))
 
 
 class WithBuffer(torch.nn.Module):
-    """A buffer that modules do not save: torch-mlir's own entry does not find it."""
+    """Buffers that modules do not save, which torch-mlir's own entry does not find; one scalar."""
 
     def __init__(self) -> None:
         super().__init__()
         self.small = programs.Small()
         self.register_buffer("scale", torch.full([4], 0.5), persistent=False)
+        self.register_buffer("shift", torch.tensor(0.25), persistent=False)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.small(x * self.scale, mask)
+        return self.small(x * self.scale + self.shift, mask)
 
 
 @pytest.mark.needs_mlir

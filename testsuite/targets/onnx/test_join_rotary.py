@@ -61,6 +61,48 @@ def test_it_holds_at_every_batch_size(tmp_path: Path) -> None:
     assert kinds["RotaryEmbedding"] == 1
 
 
+class Picked(Tables):
+    """Every item keeps rows of its own, looked up in the rows of all items in one list."""
+
+    def forward(self, x: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+        cos, sin = (self.picked(t, rows) for t in self.tables(positions, x.dtype))
+        return x * cos + turned(x) * sin
+
+    def picked(self, table: Tensor, rows: Tensor) -> Tensor:
+        items, kept = rows.shape
+        flat = table.transpose(1, 2).reshape(-1, 1, WIDTH).index_select(0, rows.flatten())
+        return flat.reshape(items, kept, 1, WIDTH).transpose(1, 2)
+
+
+def test_it_holds_where_every_item_keeps_rows_of_its_own(tmp_path: Path) -> None:
+    def given(items: int, length: int) -> dict[str, Tensor]:
+        return {
+            "x": torch.randn(items, HEADS, ROWS, WIDTH, generator=DRAWN),
+            "positions": torch.arange(length)[None],
+            "rows": torch.randint(0, length, (items, ROWS), generator=DRAWN),
+        }
+
+    batch, length = Dim("batch"), Dim("length")
+    free: dict[str, dict[int, object]]
+    free = {"x": {0: batch}, "positions": {1: length}, "rows": {0: batch}}
+    kinds = agree(Picked(), given(2, 7), tmp_path, None, free, given(1, 9), given(3, 6))
+    assert kinds["RotaryEmbedding"] == 1 and kinds["Neg"] == 0
+
+
+class Swapped(Tables):
+    """The columns with one angle each are where the rows were."""
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        cos, sin = (table.transpose(2, 3) for table in self.tables(positions, x.dtype))
+        return x * cos + turned(x) * sin
+
+
+def test_tables_whose_rows_and_columns_change_places_stay_written_out(tmp_path: Path) -> None:
+    x = torch.randn(1, HEADS, WIDTH, WIDTH, generator=DRAWN)
+    given = {"x": x, "positions": torch.arange(WIDTH)[None]}
+    assert agree(Swapped(), given, tmp_path)["RotaryEmbedding"] == 0
+
+
 class Others(Tables):
     """None of these rotates pairs by one angle each, or not to be seen from the graph."""
 
