@@ -13,6 +13,7 @@ import pytest
 from testsuite.exhaustive import by_default
 from testsuite.passes.analysed import analysed
 from testsuite.passes.families import every_input, failures, lowered, rewritten
+from testsuite.passes.methods.test_laws import SQUARES
 from testsuite.targets.test_families_onnxruntime import shapes_of
 
 from tokopt.cli.target_gate import against_target
@@ -69,6 +70,8 @@ REWRITING = [
 """Attention that is rewritten, and rows that come back."""
 PARTS = {"llava": 10, "qwen": 6, "dino": 4}
 """In how many cases the plans of a family are run; a family's plans are made when they are run."""
+HOLD_A_SQUARE = {*SQUARES, "tokencut"}
+"""Tokencut's is of the visual rows alone: it cuts the graph of all their pairs."""
 LENGTHS = {36, 37, 45}
 """Rows of the streams of llava: patches, with the class token, patches and text."""
 DEFAULT = {("llava", 0), ("llava", 4), ("llava", 8)}
@@ -113,7 +116,9 @@ def squares(text: str) -> Counter[str]:
 def test_no_stage_writes_a_square_of_a_whole_stream_into_the_file(number: int) -> None:
     assert squares("decoder:1 stride 1").total() == 1, "the model's own causal mask"
     for text in packs("llava")[number :: PARTS["llava"]]:
-        assert squares(text) <= squares("decoder:1 stride 1"), text
+        plain = ", ".join(s for s in text.split(", ") if s.split()[1] not in HOLD_A_SQUARE)
+        if plain:
+            assert squares(plain) <= squares("decoder:1 stride 1"), plain
 
 
 @pytest.mark.parametrize(("family", "text"), by_default(REWRITING, REWRITING[:1].__contains__))
