@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.passes.limits import Limits
+from tokopt.ir.errors import InputError
 from tokopt.passes.search.effort import EFFORTS
 from tokopt.targets.parts import part_of
 
@@ -64,27 +63,6 @@ def refuse_beside_search(given: Mapping[str, object]) -> None:
                 expected="--calibration, --effort and --trials with --budget alone",
                 hint=f"leave --{option} out, or leave out what asks for a search",
             )
-
-
-def refuse_search(search: Wanted | None, source: str) -> None:
-    """Refuse a search for an archive of several programs."""
-    if search is not None:
-        raise UnsupportedError(
-            "a search for several programs",
-            where=source,
-            expected="an archive of one program",
-            hint="search on the prefill program alone, and give the plan it finds",
-        )
-
-
-def refuse_limits(limits: Limits | None, source: str) -> None:
-    """Refuse several numbers as a budget where only tokens can be asked for."""
-    if limits is not None and set(limits.given) != {"tokens"}:
-        raise UnsupportedError(
-            f"a budget of {', '.join(limits.given)} for {source}",
-            expected="--budget 0.1, a share of the tokens",
-            hint="compile the prefill program alone to see what a share costs",
-        )
 
 
 def refuse_unjudged(attention: str | None) -> None:

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.clock import Clock
-from tokopt.cli.compiler import output_names
 from tokopt.cli.console import track
 from tokopt.cli.eval_batch import batch_size
 from tokopt.cli.inputs import check_merges, inputs_for
+from tokopt.cli.one_program import output_names
 from tokopt.cli.peak_memory import Memory, measure
 from tokopt.cli.verifier import open_target, original_of
 from tokopt.ir.errors import InputError, UnsupportedError

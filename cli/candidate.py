@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.recorded import Costs, gate_result, recorded_budget
+from tokopt.cli.whole import Rewritten
+from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.manifest import Variant
-from tokopt.targets.padding import Padding
-from tokopt.targets.signature import signature_of
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,32 @@ class Piece:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One budget's program, what was asked and is spent, and its gates.
+    """One budget's programs, what was asked and is spent, and its gates."""
 
-    ``pieces`` are lowered: ``final`` itself, or what it is for each of several prompt lengths.
-    """
-
-    part: str
     costs: Costs
     note: str
     spent: BudgetReport
     work: Work
     checked: Checked
+    rewritten: Rewritten
     verdicts: list[Verdict]
-    final: ExportedProgram
-    names: list[str]
-    pieces: tuple[Piece, ...]
-    padding: Padding | None = None
 
     def recorded(self) -> Variant:
         """Return what the manifest says of it."""
-        return Variant(
-            self.part,
-            signature_of(self.final, self.names),
-            recorded_budget(self.costs, self.checked.plan, self.spent, self.work, self.verdicts),
-            tuple(gate_result(v) for v in self.verdicts),
-            self.checked.applied.memory,
-            self.padding,
-        )
+        plan = self.checked.plan
+        budget = recorded_budget(self.costs, plan, self.spent, self.work, self.verdicts)
+        return self.rewritten.entry(budget, [gate_result(v) for v in self.verdicts])
+
+
+def graphs_of(made: Sequence[Candidate]) -> dict[str, ExportedProgram]:
+    """Return the programs of every budget by their names in ``program.pt2``."""
+    graphs: dict[str, ExportedProgram] = {}
+    for one in made:
+        for name, graph in one.rewritten.graphs.items():
+            if name in graphs:
+                raise UnsupportedError(
+                    f"two programs would be {name!r}: one's name ends like a budget",
+                    expected="programs of other names, or one budget",
+                )
+            graphs[name] = graph
+    return graphs

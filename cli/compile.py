@@ -10,7 +10,7 @@ from tokopt.cli.verify import plain
 
 if TYPE_CHECKING:
     from tokopt.cli.asked import Wanted
-    from tokopt.cli.compiler import Compiled
+    from tokopt.cli.compiled import Compiled
     from tokopt.ir.plan import Quota
     from tokopt.passes.limits import Limits
 
@@ -96,7 +96,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, print the result on stdout and return the exit code."""
-    from tokopt.cli.compiler import compile, require_ok
+    from tokopt.cli.compiled import require_ok
+    from tokopt.cli.compiler import compile
 
     compiled = compile(
         args.model,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,69 +21,35 @@ from tokopt.cli.asked import (
     checked_budgets,
     refuse_beside_plan,
     refuse_beside_search,
-    refuse_limits,
-    refuse_search,
     refuse_unjudged,
 )
-from tokopt.cli.buckets import (
-    checked_buckets,
-    judge_padding,
-    padding_of,
-    pieces_of,
-    refuse_buckets,
-)
-from tokopt.cli.candidate import Candidate, Piece
+from tokopt.cli.buckets import checked_buckets, refuse_buckets
+from tokopt.cli.candidate import Candidate, graphs_of
+from tokopt.cli.chooser import Chooser
 from tokopt.cli.clock import Clock
-from tokopt.cli.inputs import check_merges, inputs_for
+from tokopt.cli.compiled import Compiled, default_folder, journal_of
+from tokopt.cli.one_program import OneProgram
 from tokopt.cli.planner import Planner, device_for
+from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
-from tokopt.cli.separate_compiler import compile_separate
-from tokopt.cli.target_gate import against_target
-from tokopt.ir.errors import GateError, InputError
-from tokopt.ir.facts import analyse
+from tokopt.cli.separate_programs import SeparatePrograms
+from tokopt.cli.whole import Whole
+from tokopt.ir.errors import InputError
 from tokopt.ir.load import load
-from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Outputs, Plan, Quota
-from tokopt.ir.program import MAIN_NAMES, Program
+from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
-from tokopt.passes.budget_report import BudgetReport, Work, report_budget, report_work
-from tokopt.passes.decompose import decompose
+from tokopt.passes.budget_report import report_budget, report_work
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
-from tokopt.passes.normalize import normalize
-from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import Checked, validate
 from tokopt.passes.within import Meter
 from tokopt.targets import registry
-from tokopt.targets.artifact import LOG, PLAN, building, seal
-from tokopt.targets.manifest import FAILED, OK, Manifest, Run
-from tokopt.targets.padding import Padding
-from tokopt.targets.parts import FIRST, of_part, part_of
-from tokopt.targets.program_file import program_name, save_program
-from tokopt.targets.runtime import TRACE
-from tokopt.targets.signature import signature_of
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What a compile made: where it is, what it spends, what was checked.
-
-    ``others``: the same of each further budget; ``manifest`` is as seen from this one.
-    """
-
-    folder: Path
-    plan: Plan
-    budget: BudgetReport
-    work: Work
-    manifest: Manifest
-    note: str = ""
-    others: tuple[Compiled, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether every gate passed."""
-        return self.manifest.status == OK
+from tokopt.targets.artifact import building
+from tokopt.targets.base import Target
+from tokopt.targets.parts import FIRST, part_of
+from tokopt.targets.program_file import save_program
 
 
 def compile(
@@ -144,167 +109,68 @@ def compile(
     buckets = checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
-    chosen = registry.find(target) if target else registry.default()
-    reason = chosen.available()
-    if reason is not None:
-        raise InputError(f"the target {chosen.name} is not available here: {reason}")
+    chosen = available(target)
     if plan is not None and not isinstance(plan, Plan):
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
-    if len(program.graphs) > 1:
-        refuse_buckets(buckets, program.source)
-        refuse_search(search, program.source)
-        refuse_limits(limits, program.source)
-        whole = compile_separate(
-            program,
-            folder,
-            chosen,
-            clock,
-            budgets=budgets,
-            method=method,
-            attention=attention,
-            quota=quota or "joint",
-            plan=plan,
-            inputs=inputs,
-            outputs=outputs,
-            seed=seed,
-        )
-        return Compiled(folder, whole.plan, whole.spent, whole.work, whole.manifest, whole.note)
-    exported = program.main
-    given = inputs_for(exported, inputs)
     with torch.no_grad(), building(folder) as draft:
-        with clock.stage("normalize"):
-            normal = normalize(exported)
-        with clock.stage("analyse"):
-            facts = analyse(normal)
-            placeholders = find_placeholders(facts)
-            check_merges(given, placeholders, inputs)
+        whole: Whole
+        if len(program.graphs) > 1:
+            refuse_buckets(buckets, program.source)
+            whole = SeparatePrograms.of(program, inputs, clock)
+        else:
+            whole = OneProgram.of(program, inputs, buckets, len(budgets or (plan,)), clock)
+        facts, given = whole.facts, whole.given
         searcher = None
         if search is not None:
             with clock.stage("calibration"):
                 from tokopt.cli.searcher import Searcher  # Optuna takes a second to import
 
-                ground = (facts, search, given, placeholders, program.sha256)
-                searcher = Searcher(*ground, journal_of(folder), quiet)
+                searcher = Searcher(whole, search, program.sha256, journal_of(folder), quiet)
         meter = Meter(facts, given, device_for(limits, chosen.name, device))
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
+        chooser = Chooser(plan, searcher, planner, meter, limits)
         made: list[Candidate] = []
-        for number in range(max(1, len(budgets))):
-            with clock.stage("plan" if searcher is None else "search"):
-                note = ""
-                if searcher is not None:
-                    bounded = None if limits is None else Bounded(meter, limits)
-                    fitted = searcher.fit(budgets[number], seed or 0, bounded)
-                    wanted = replace(fitted.plan, outputs=outputs or "full")
-                    note = fitted.note
-                elif plan is not None:
-                    wanted = plan
-                elif limits is not None:
-                    wanted, note = planner.within(limits, meter)
-                else:
-                    wanted, note = planner.at(budgets[number])
+        for number, share in enumerate(budgets or (None,)):
+            with clock.stage(chooser.stage):
+                wanted, note = chooser.choose(share)
+                whole.check(wanted)
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
-                applied = apply_plan(normal, wanted, find_method)
-                work = report_work(normal, applied, given)
+                applied = apply_plan(facts.exported, wanted, find_method)
+                work = report_work(facts.exported, applied, given)
                 costs = Costs.of(meter, limits, wanted, work)
-            with clock.stage("verify"):
                 checked = Checked(facts, wanted, applied, find_method)
-                verdicts = list(validate(checked, [given]))
-            with clock.stage("lower"):
-                final = decompose(applied.exported, keep=chosen.native)
-            part = part_of(budgets[number]) if number else FIRST
-            names = output_names(exported, len(wanted.stages))
-            names += [one.output for one in applied.memory]
-            padding: Padding | None = None
-            pieces: tuple[Piece, ...] = (Piece(part, final, given),)
-            if buckets:
-                with clock.stage("buckets"):
-                    padding = padding_of(checked, final, names, buckets, placeholders)
-                    pieces = pieces_of(final, padding, part, checked, given, placeholders)
-                    verdicts += judge_padding(checked, final, names, padding, pieces)
-            found = (checked, verdicts, final, names, pieces, padding)
-            made.append(Candidate(part, costs, note, spent, work, *found))
-        every = [piece for one in made for piece in one.pieces]
-        main = program.main_name if len(every) == 1 else MAIN_NAMES[0]
-        graphs = {program_name(main, piece.part): decompose(piece.program) for piece in every}
+                part = FIRST if number == 0 or share is None else part_of(share)
+                rewritten = whole.rewritten(checked, part, chosen.native)
+            with clock.stage("verify"):
+                verdicts = [*validate(checked, [given]), *rewritten.judge()]
+            made.append(Candidate(costs, note, spent, work, checked, rewritten, verdicts))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-            stored = save_program(Program(graphs), draft)
+            stored = save_program(Program(graphs_of(made)), draft)
             for one in made:
-                for piece in one.pieces:
-                    chosen.lower(piece.program, draft, one.names, stored, piece.part)
-        for one in made:
-            text = one.checked.plan.to_toml()
-            (draft / of_part(PLAN, one.part)).write_text(text, encoding="utf-8")
+                one.rewritten.lower(chosen, draft, stored)
         with clock.stage("verify the target"):
             for one in made:
-                for piece in one.pieces:
-                    run = (piece.program, piece.inputs, one.names, piece.part)
-                    one.verdicts.extend(against_target(chosen, draft, one.checked, *run))
-        verdicts = [verdict for one in made for verdict in one.verdicts]
+                one.verdicts.extend(one.rewritten.judge_target(chosen, draft))
         if searcher is not None:
             (draft / SEARCH).write_text(searcher.table(), encoding="utf-8")
-        log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
-        (draft / LOG).write_text(log, encoding="utf-8")
-        first, *further = (one.recorded() for one in made)
-        manifest = seal(
-            draft,
-            Manifest(
-                target=chosen.name,
-                signature=first.signature,
-                placeholders=placeholders,
-                input_sha256=program.sha256,
-                seed=made[0].checked.plan.seed,
-                budget=first.budget,
-                gates=first.gates,
-                memory=first.memory,
-                padding=first.padding,
-                run=Run(
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    seconds=dict(clock.seconds),
-                ),
-                variants=tuple(further),
-                status=OK if all(v.passed for v in verdicts) else FAILED,
-            ),
-        )
+        manifest = record(draft, made, whole, chosen.name, program.sha256, clock)
     if searcher is not None:
         journal_of(folder).unlink(missing_ok=True)
     own, *others = (
-        Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[one.part], one.note)
-        for one in made
+        Compiled(folder, one.checked.plan, one.spent, one.work, manifest.parts[part], one.note)
+        for one, part in zip(made, manifest.parts, strict=True)
     )
     return replace(own, others=tuple(others))
 
 
-def default_folder(source: str | Path | Program) -> Path:
-    """Return where an artifact goes by default: ``<model>.tokopt`` in the working directory."""
-    name = source.source if isinstance(source, Program) else str(source)
-    stem = Path(name).stem if not name.startswith("<") else "model"
-    return Path(f"{stem}.tokopt")
-
-
-def journal_of(folder: Path) -> Path:
-    """Return the file beside an artifact's folder that a search goes on from if it is killed."""
-    return folder.with_name(f"{folder.name}.search.log")
-
-
-def require_ok(compiled: Compiled) -> None:
-    """Raise ``GateError`` naming the first gate that failed, if any."""
-    every = (compiled, *compiled.others)
-    failed = [gate for one in every for gate in one.manifest.gates if not gate.passed]
-    if failed:
-        raise GateError(
-            f"gate {failed[0].gate} failed: {failed[0].note or failed[0].compared}",
-            where=str(compiled.folder),
-            expected=f"a difference of at most {failed[0].tolerance}",
-            hint="the artifact is kept and marked; report the folder, or try another plan",
-        )
-
-
-def output_names(exported: torch.export.ExportedProgram, stages: int) -> list[str]:
-    """Return the original outputs' names and those of the selection trace."""
-    original = [spec.name for spec in signature_of(exported).outputs]
-    traced = [f"{TRACE}{i}.{what}" for i in range(stages) for what in ("kept", "scores")]
-    return [*original, *traced]
+def available(name: str | None) -> Target:
+    """Return a target that runs here, the best where none is named; ``InputError`` says why not."""
+    chosen = registry.find(name) if name else registry.default()
+    reason = chosen.available()
+    if reason is not None:
+        raise InputError(f"the target {chosen.name} is not available here: {reason}")
+    return chosen

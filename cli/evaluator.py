@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from tokopt.cli.compiler import output_names
 from tokopt.cli.console import track
 from tokopt.cli.eval_accuracy import Answers, Run, answers
 from tokopt.cli.eval_batch import Batch, batch_size
 from tokopt.cli.eval_data import DataFile, find_data
+from tokopt.cli.one_program import output_names
 from tokopt.cli.verifier import original_of
 from tokopt.ir.errors import InputError
 from tokopt.ir.program import Program

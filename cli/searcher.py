@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokopt.cli.asked import Wanted
 from tokopt.cli.calibration import calibration
 from tokopt.cli.console import say, track
-from tokopt.ir.facts import Facts
-from tokopt.ir.placeholders import Placeholders
+from tokopt.cli.whole import Whole
 from tokopt.ir.plan import Stage
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import Fitted
-from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.effort import EFFORTS
 from tokopt.passes.search.search import Found, Search
@@ -38,22 +34,21 @@ class Searcher:
 
     def __init__(
         self,
-        facts: Facts,
+        whole: Whole,
         wanted: Wanted,
-        examples: Mapping[str, Tensor],
-        placeholders: tuple[Placeholders, ...],
         sha256: str,
         journal: Path,
         quiet: bool,
     ) -> None:
-        self.facts, self.wanted, self.quiet = facts, wanted, quiet
+        self.facts, self.methods = whole.facts, whole.methods
+        self.wanted, self.quiet = wanted, quiet
         self.sha256 = sha256
         self.storage = wanted.storage if wanted.storage is not None else journal
         self.weak = wanted.data is None
         self.batches = (
-            [dict(examples)]
+            [dict(whole.given)]
             if wanted.data is None
-            else calibration(facts.exported, wanted.data, placeholders, wanted.processor)
+            else calibration(self.facts.exported, wanted.data, whole.placeholders, wanted.processor)
         )
         if self.weak and not quiet:
             say(f"warning: {WEAK} (--calibration FILE)")
@@ -66,7 +61,7 @@ class Searcher:
             self.facts,
             self.batches,
             exact,
-            METHODS,
+            self.methods,
             seed=seed,
             storage=self.storage,
             name=self._name(budget, seed, bounded),
@@ -76,7 +71,7 @@ class Searcher:
         if self.quiet:
             found = search.run(effort)
         else:
-            with track(f"search at {budget:g}", len(METHODS) + effort.trials) as advance:
+            with track(f"search at {budget:g}", len(self.methods) + effort.trials) as advance:
                 found = search.run(effort, lambda done, _, best: advance(done, _told(best)))
         if not found.whole and not self.quiet:
             say("interrupted: going on with the best plan so far (Ctrl-C again ends the compile)")
@@ -97,7 +92,7 @@ class Searcher:
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
         parts: tuple[object, ...] = (self.sha256, digest.hexdigest(), f"{budget:g}", seed)
-        parts += (sorted(METHODS),)
+        parts += (sorted(self.methods),)
         if bounded is not None:
             device = bounded.meter.device
             parts += (bounded.limits, None if device is None else device.name)

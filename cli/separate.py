@@ -28,7 +28,7 @@ from tokopt.passes.followers import Followers, refuse_lengths
 from tokopt.passes.normalize import normalize
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import ProgramEntry
-from tokopt.targets.parts import part_named
+from tokopt.targets.parts import FIRST, part_named
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
 
@@ -116,13 +116,13 @@ class Separate:
         return [outer[p, own_name(o, exported[p])] for p, o in self.followers().places]
 
     def parted(
-        self, applied: Applied, native: Collection[str] = ()
+        self, applied: Applied, native: Collection[str] = (), budget: str = FIRST
     ) -> tuple[dict[str, Part], Chain]:
-        """Return the rewritten programs and how they run.
+        """Return the rewritten programs and how they run; ``budget`` is the part of theirs.
 
-        The dialect is in plain aten, but for operators that are ``native`` to the target.  Raises
-        ``UnsupportedError`` where a program behind the main one takes a constant length that is no
-        longer there.
+        Programs behind the main one are the first budget's for all.  The dialect is in plain aten,
+        but for operators that are ``native`` to the target.  Raises ``UnsupportedError`` where a
+        program behind the main one takes a constant length that is no longer there.
         """
         graphs, main = self.program.graphs, self.program.main_name
         traced = [f"{TRACE}{i}.{w}" for i in range(len(applied.trace)) for w in ("kept", "scores")]
@@ -140,7 +140,7 @@ class Separate:
         refuse_lengths(self.program, self.links, handed, self.following)
         outer = [link for link in self.links if link.target in self.following]
         every = {**parts, **self._untouched(self.following)}
-        return every, self._chain(every, [*inner, *outer])
+        return every, self._chain(every, [*inner, *outer], budget)
 
     def _untouched(self, names: Iterable[str]) -> dict[str, Part]:
         found = {name: self.program.graphs[name] for name in names}
@@ -149,11 +149,13 @@ class Separate:
             for name, graph in found.items()
         }
 
-    def _chain(self, parts: Mapping[str, Part], links: Sequence[Link]) -> Chain:
+    def _chain(
+        self, parts: Mapping[str, Part], links: Sequence[Link], budget: str = FIRST
+    ) -> Chain:
         entries = [
             ProgramEntry(
                 name,
-                part_named(name),
+                part_named(name) + (FIRST if name in self.following else budget),
                 signature_of(parts[name].exported, parts[name].outputs),
                 name in self.following,
             )

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target, same_programs
-from tokopt.ir.errors import InputError
-from tokopt.ir.facts import analyse
+from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
@@ -27,7 +27,8 @@ from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import Manifest
-from tokopt.targets.program_file import PROGRAM
+from tokopt.targets.parts import of_part
+from tokopt.targets.program_file import PROGRAM, program_of
 
 
 def verify_separate(
@@ -37,30 +38,56 @@ def verify_separate(
     original: Program | None,
     inputs: str | Path | Mapping[str, Tensor] | None,
 ) -> list[Verdict]:
-    """Return every gate's verdict, ``files`` aside.
+    """Return every gate's verdict for each budget in turn, ``files`` aside.
 
     Raises ``InputError`` where there is nothing to run on, or a program is missing.
     """
-    chain = Chain(manifest.programs, manifest.links)
-    saved = load(folder / PROGRAM, check=False).graphs  # its hash was compared
-    missing = [program.name for program in chain.programs if program.name not in saved]
-    if missing:
-        raise InputError(f"the program {missing[0]!r} is missing", where=str(folder / PROGRAM))
+    programs = load(folder / PROGRAM, check=False)  # its hash was compared
     if inputs is None and original is None:
         raise inputs_needed(manifest.signature, str(folder), ", or --against the original")
     if original is None:
         assert inputs is not None
         given = fitting_inputs(inputs, manifest.signature)
         check_merges(given, manifest.placeholders, inputs)
-        return list(judge_target(target, folder, chain, saved, given, None))
+        ran = [(chain_of(own), saved_of(own, programs)) for own in manifest.parts.values()]
+        return [v for how in ran for v in judge_target(target, folder, *how, given, None)]
     separate = Separate.of(original)
     given = separate.inputs(inputs)
     check_merges(given, manifest.placeholders, inputs)
+    facts = analyse(separate.joined)
+    gates = []
+    for part, own in manifest.parts.items():
+        gates += _verify_budget(folder, own, part, target, separate, facts, programs, given)
+    return gates
+
+
+def chain_of(manifest: Manifest) -> Chain:
+    """Return how an artifact's programs run."""
+    return Chain(manifest.programs, manifest.links)
+
+
+def saved_of(manifest: Manifest, programs: Program) -> dict[str, ExportedProgram]:
+    """Return a budget's programs by name.  ``InputError`` where the file lacks one."""
+    return {one.name: program_of(programs, one.part) for one in manifest.programs}
+
+
+def _verify_budget(
+    folder: Path,
+    manifest: Manifest,
+    part: str,
+    target: Target,
+    separate: Separate,
+    facts: Facts,
+    programs: Program,
+    given: Mapping[str, Tensor],
+) -> list[Verdict]:
+    chain, saved = chain_of(manifest), saved_of(manifest, programs)
     own = separate.of_joined(given)
-    plan = Plan.from_toml(read_plan_text(str(folder / PLAN)), str(folder / PLAN))
+    file = folder / of_part(PLAN, part)
+    plan = Plan.from_toml(read_plan_text(str(file)), str(file))
     applied = apply_plan(separate.joined, plan, find_method)
-    checked = Checked(analyse(separate.joined), plan, applied, find_method)
-    parts, again = separate.parted(applied)
+    checked = Checked(facts, plan, applied, find_method)
+    parts, again = separate.parted(applied, budget=part)
     gates = [*validate(checked, [own]), *judge_parts(separate, checked, parts, again, given)]
     compared = f"{PROGRAM}, with {PLAN} applied to the original again"
     if again != chain:

@@ -30,7 +30,7 @@ from tokopt.ir.lengths import length_of, same_length
 from tokopt.ir.links import Link
 from tokopt.ir.owners import is_size
 from tokopt.ir.tensors import tensor_inputs
-from tokopt.ir.trace import Known, compute_value, fake_mode_of
+from tokopt.ir.trace import Known, compute_value, fake_mode_of, is_body
 
 aten = torch.ops.aten
 Named = tuple[str, fx.Node]
@@ -43,7 +43,8 @@ class Growing:
     def __init__(self, rewritten: ExportedProgram, own: set[fx.Node]) -> None:
         self.rewritten, self.own = rewritten, own
         self.mode, self.known = fake_mode_of(rewritten.graph), Known()
-        self.graph, self.specs = fx.Graph(), list[InputSpec]()
+        self.module, self.specs = fx.GraphModule(torch.nn.Module(), fx.Graph()), list[InputSpec]()
+        self.graph = self.module.graph
         self.copies: dict[fx.Node, fx.Node] = {}
         self.stale = False  # an input has other strides than the value had that it is now
         self.sources = rewritten.graph.find_nodes(op="placeholder")
@@ -106,9 +107,15 @@ class Growing:
     def _operand(self, node: fx.Node) -> fx.Node:
         """Return the own copy of what a call reads; sizes are made where first needed."""
         if node not in self.copies:
-            assert is_size(node)
-            self.copies[node] = self._size(node)
+            assert is_size(node) or is_body(node)
+            self.copies[node] = self._body(node) if is_body(node) else self._size(node)
         return self.copies[node]
+
+    def _body(self, node: fx.Node) -> fx.Node:
+        """Hold a loop's body as well."""
+        name = str(node.target)
+        setattr(self.module, name, getattr(self.rewritten.graph_module, name))
+        return self.graph.get_attr(name)
 
     def _size(self, node: fx.Node) -> fx.Node:
         if node.target is not aten.sym_size.int or node.args[0] in self.copies:
@@ -157,7 +164,7 @@ class Growing:
         call = ModuleCallSignature(given, [s.arg for s in outputs], layout, gives)
         stored = {spec.target for spec in self.specs if spec.target is not None}
         return ExportedProgram(
-            root=fx.GraphModule({}, self.graph),
+            root=self.module,
             graph=self.graph,
             graph_signature=ExportGraphSignature(self.specs, outputs),
             state_dict={k: v for k, v in whole.state_dict.items() if k in stored},

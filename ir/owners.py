@@ -21,6 +21,7 @@ from torch.export.graph_signature import InputKind
 from tokopt.ir.dims import describe
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.join import OWNER
+from tokopt.ir.trace import is_body
 
 FREE_SIZE = 64
 """What a free size counts for where two ways to part a graph are weighed."""
@@ -51,7 +52,7 @@ def is_size(node: fx.Node) -> bool:
 
 
 def _anywhere(joined: ExportedProgram) -> set[fx.Node]:
-    """Return stored tensors and sizes: every program may have them."""
+    """Return stored tensors, sizes and bodies of loops: every program may have them."""
     kinds = {
         s.arg.name: s.kind for s in joined.graph_signature.input_specs if hasattr(s.arg, "name")
     }
@@ -60,6 +61,7 @@ def _anywhere(joined: ExportedProgram) -> set[fx.Node]:
         for node in joined.graph.nodes
         if (node.op == "placeholder" and kinds.get(node.name) is not InputKind.USER_INPUT)
         or (node.op == "call_function" and is_size(node))
+        or is_body(node)
     }
 
 

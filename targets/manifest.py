@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
-and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``; older ones still load."""
+and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
+variants; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -86,18 +87,6 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """The program of a further budget: its files' ``part``, and what the manifest has of each."""
-
-    part: str
-    signature: Signature
-    budget: Budget
-    gates: tuple[GateResult, ...]
-    memory: tuple[Memory, ...] = ()
-    padding: Padding | None = None
-
-
-@dataclass(frozen=True)
 class ProgramEntry:
     """One of several programs: its name, its files' ``part``, what it takes and gives.
 
@@ -108,6 +97,25 @@ class ProgramEntry:
     part: str
     signature: Signature
     follows: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The program of a further budget: its files' ``part``, and what the manifest has of each."""
+
+    part: str
+    signature: Signature
+    budget: Budget
+    gates: tuple[GateResult, ...]
+    memory: tuple[Memory, ...] = ()
+    padding: Padding | None = None
+    programs: tuple[ProgramEntry, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a manifest has of the budget it is seen from, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "part"}
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,12 @@ class Run:
 class Manifest:
     """``files`` and ``run.files`` map relative names to sha256; ``seal`` fills them in.
 
-    ``signature``, ``budget`` and ``gates`` are those of the first budget, ``variants`` has the
-    further ones.  ``placeholders``: what every item of an input must hold for the visual rows to
-    find a place.  ``memory``: inputs and outputs by which the program hands itself what its stages
-    keep from one call to the next.  ``padding``: the constant prompt lengths that there is a
-    program for each of, and what is padded to run them; ``signature`` is that of any length.
+    ``signature``, ``budget``, ``gates``, ``programs`` and ``links`` are those of the first budget,
+    ``variants`` has the further ones.  ``placeholders``: what every item of an input must hold for
+    the visual rows to find a place.  ``memory``: inputs and outputs by which the program hands
+    itself what its stages keep from one call to the next.  ``padding``: the constant prompt lengths
+    that there is a program for each of, and what is padded to run them; ``signature`` is that of
+    any length.
     ``decoding``: how the program behind the main one makes the next token, where that is known.
     """
 
@@ -159,13 +168,8 @@ class Manifest:
     @property
     def parts(self) -> dict[str, Manifest]:
         """The manifest as seen from each budget, by part; the first budget comes first."""
-        own = {v.part: replace(self, **_fields(v), variants=()) for v in self.variants}
+        own = {v.part: replace(self, **v.fields, variants=()) for v in self.variants}
         return {FIRST: self, **own}
-
-
-def _fields(variant: Variant) -> dict[str, Any]:
-    names = ("signature", "budget", "gates", "memory", "padding")
-    return {name: getattr(variant, name) for name in names}
 
 
 def versions() -> dict[str, str]:
@@ -214,7 +218,8 @@ def upgraded(text: str) -> str:
     lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
     found = {**lists, "padding": None, "decoding": None, **json.loads(text)}
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
-    found["variants"] = [{"padding": None, **variant} for variant in found["variants"]]
+    lacking: dict[str, Any] = {"padding": None, "programs": [], "links": []}
+    found["variants"] = [{**lacking, **variant} for variant in found["variants"]]
     uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}
     for part in (found, *found["variants"]):
         if isinstance(part, dict) and isinstance(part.get("budget"), dict):

@@ -185,14 +185,15 @@ def load(
 
 
 def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
-    """Open the first program now, the others when they are asked for, each once."""
-    if manifest.programs:
-        return _chained(folder, manifest, target)
+    """Open the first budget's program now, whatever else when it is asked for, each file once."""
     budgets: dict[float, Callable[[], Artifact]] = {}
     streams: dict[tuple[Memory, ...], dict[str, Tensor]] = {}
+    opened = cache(lambda part: target.open(folder, part))
 
     def opened_part(part: str, own: Manifest) -> Artifact:
-        runner = _runner(folder, part, own, target)
+        if own.programs:
+            return _chained(folder, own, opened, budgets)
+        runner = _runner(opened, part, own)
         remembered = streams.setdefault(own.memory, {})
         return Artifact(folder, own, runner, budgets, remembered=remembered, streams=streams)
 
@@ -200,30 +201,33 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
         return cache(lambda: opened_part(part, own))
 
     openers = {part: (opener(part, own), own) for part, own in manifest.parts.items()}
-    for opened, own in openers.values():
+    for open_budget, own in openers.values():
         if (asked := own.budget.requested.get("tokens")) is not None:
-            budgets[asked] = opened
+            budgets[asked] = open_budget
     return openers[FIRST][0]()
 
 
-def _runner(folder: Path, part: str, own: Manifest, target: Target) -> Runner:
+def _runner(opened: Callable[[str], Runner], part: str, own: Manifest) -> Runner:
     """Open a budget's program, or those of its prompt buckets when they are first needed."""
     padding = own.padding
     if padding is None:
-        return target.open(folder, part)
-    return padding.runner(
-        lambda bucket: target.open(folder, bucket_part(part, bucket, padding.buckets))
-    )
+        return opened(part)
+    return padding.runner(lambda bucket: opened(bucket_part(part, bucket, padding.buckets)))
 
 
-def _chained(folder: Path, manifest: Manifest, target: Target) -> Artifact:
-    """Open programs when they are first run, each once."""
+def _chained(
+    folder: Path,
+    manifest: Manifest,
+    opened: Callable[[str], Runner],
+    budgets: Mapping[float, Callable[[], Artifact]],
+) -> Artifact:
+    """Open programs when they are first run; those behind the main one are of every budget."""
 
     def opener(program: ProgramEntry) -> Callable[[], Artifact]:
         own = manifest_of(manifest, program)
-        return cache(lambda: Artifact(folder, own, target.open(folder, program.part)))
+        return cache(lambda: Artifact(folder, own, opened(program.part)))
 
     programs = {program.name: opener(program) for program in manifest.programs}
     chain = Chain(manifest.programs, manifest.links)
     runner = chain.runner(lambda program: programs[program.name]().runner)
-    return Artifact(folder, manifest, runner, programs=programs)
+    return Artifact(folder, manifest, runner, budgets, programs)

@@ -31,7 +31,7 @@ from testsuite.models.digits import KINDS, samples
 from testsuite.models.family import FAMILIES
 
 import tokopt
-from tokopt.cli.compiler import Compiled, require_ok
+from tokopt.cli.compiled import Compiled, require_ok
 from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import Accuracy, Answers, Run, answers
 from tokopt.cli.eval_batch import Batch

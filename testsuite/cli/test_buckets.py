@@ -27,8 +27,8 @@ from tokopt.cli.buckets import (
     pieces_of,
     refuse_buckets,
 )
-from tokopt.cli.compiler import output_names
 from tokopt.cli.main import main
+from tokopt.cli.one_program import output_names
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load

@@ -117,7 +117,7 @@ def test_a_gate_that_fails_at_one_budget_fails_the_artifact(
         failed = given[-1] == "-0.25"
         return [Verdict("target", not failed, "one thing with another", 0.5, 1e-4, "they differ")]
 
-    monkeypatch.setattr("tokopt.cli.compiler.against_target", last_fails)
+    monkeypatch.setattr("tokopt.cli.one_program.against_target", last_fails)
     folder = tmp_path / "x"
     assert main(["compile", str(archive), *BUDGETS, "--target", "eager", "-o", str(folder)]) == 1
     assert "gate target failed: they differ" in capfd.readouterr().err

@@ -129,7 +129,7 @@ def test_a_failing_gate_keeps_and_marks_the_artifact(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("tokopt.cli.compiler.against_target", refused)
+    monkeypatch.setattr("tokopt.cli.one_program.against_target", refused)
     folder = tmp_path / "build"
     assert main(["compile", str(archive), *STRIDE, "-o", str(folder)]) == 1
     assert "gate target failed: they differ by 0.5" in capfd.readouterr().err
@@ -147,8 +147,8 @@ def test_a_failing_gate_is_said_in_json(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for gate in ("validate", "against_target"):
-        monkeypatch.setattr(f"tokopt.cli.compiler.{gate}", refused)
+    for gate in ("compiler.validate", "one_program.against_target"):
+        monkeypatch.setattr(f"tokopt.cli.{gate}", refused)
     line = ["compile", str(archive), *STRIDE, "--json", "-o", str(tmp_path / "build")]
     assert main(line) == 1
     said = json.loads(capfd.readouterr().out)

@@ -154,14 +154,14 @@ def test_a_folder_that_is_not_ours_is_refused_before_any_work_and_left_as_it_was
 ) -> None:
     Path("build").mkdir()
     Path("build/thesis.txt").write_text("years of work")
-    monkeypatch.setattr("tokopt.cli.compiler.analyse", stop)
+    monkeypatch.setattr("tokopt.cli.one_program.analyse", stop)
     assert main(compiling(archive, "--budget", "0.5")) == 2
     assert "not a tokopt artifact" in capfd.readouterr().err
     assert Path("build/thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
-    "stage", ["planner.observe", "compiler.save_program", "compiler.against_target"]
+    "stage", ["planner.observe", "compiler.save_program", "one_program.against_target"]
 )
 def test_ctrl_c_leaves_what_was_there_before(
     archive: Path, built: Path, place: Path, monkeypatch: pytest.MonkeyPatch, stage: str

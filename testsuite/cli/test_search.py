@@ -12,9 +12,10 @@ from testsuite.passes.analysed import analysed
 from testsuite.passes.search.searched import FEW
 from torch import Tensor
 
-from tokopt.cli import searcher
+from tokopt.cli import one_program
 from tokopt.cli.asked import SEARCH, Wanted
-from tokopt.cli.compiler import Compiled, compile, journal_of
+from tokopt.cli.compiled import Compiled, journal_of
+from tokopt.cli.compiler import compile
 from tokopt.cli.main import main
 from tokopt.ir.errors import InputError
 from tokopt.ir.plan import Plan
@@ -35,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     folder = tmp_path_factory.mktemp("search")
     save_file(samples(), folder / "samples.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searcher, "METHODS", FEW)
+        patch.setattr(one_program, "METHODS", FEW)
         wanted = Wanted(folder / "samples.safetensors", trials=2)
         return compile(program(), folder / "build", budget=0.25, target="eager", search=wanted)
 

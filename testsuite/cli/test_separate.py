@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import tokopt
+from tokopt.cli.asked import SEARCH, Wanted
 from tokopt.cli.main import main
 from tokopt.cli.separate import Separate
+from tokopt.cli.verifier import verify as tokopt_verify
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import analyse
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.limits import parse_limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.validate import Checked
 from tokopt.targets.manifest import read_manifest
@@ -184,16 +187,76 @@ def test_run_verify_and_inspect_know_the_programs(
     assert shown["joined"] == ["eyes", "prefill"] and len(shown["links"]) == 4
 
 
-def test_several_budgets_and_a_cache_of_one_length_are_refused(
+def test_a_cache_of_one_length_and_a_method_that_remembers_are_refused(
     graphs: dict[str, ExportedProgram], tmp_path: Path
 ) -> None:
-    program, place = Program(graphs), tmp_path / "none"
-    with pytest.raises(UnsupportedError, match="several budgets for several programs"):
-        tokopt.compile(program, place, budget=(0.5, 0.25))
+    place = tmp_path / "none"
     fixed = Program(parts(SIZES))
     with pytest.raises(UnsupportedError, match=r"'decode' takes 42 rows as 'cache_0'.*leave 24"):
         tokopt.compile(fixed, place, plan=PLAN, target="eager")
+    with pytest.raises(UnsupportedError, match="remembers from call to call"):
+        tokopt.compile(Program(graphs), place, budget=0.5, method="stc", target="eager")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def twice(built: Built) -> Path:
+    """The artifact of two budgets."""
+    folder = built.folder.with_name("twice")
+    options = ["--budget", "0.5,0.25", "--method", "stride", "--target", "onnxruntime-cpu"]
+    assert main(["compile", str(built.archive), *options, "-o", str(folder)]) == 0
+    return folder
+
+
+def test_several_budgets_have_one_decode_and_a_vision_and_prefill_each(twice: Path) -> None:
+    own, other = read_manifest(twice).parts.values()
+    parts = [[p.part for p in manifest.programs] for manifest in (own, other)]
+    assert parts == [
+        ["-eyes", "-prefill", "-a-step"],
+        ["-eyes-0.25", "-prefill-0.25", "-a-step"],
+    ]
+    assert [m.budget.total["tokens"].measured for m in (own, other)] == [0.5, 0.25]
+    assert len({path.name for path in twice.glob("model*.onnx")}) == 5
+    assert {path.name for path in twice.glob("plan*.toml")} == {"plan.toml", "plan-0.25.toml"}
+    model, every = tokopt.load(twice), given(9)
+    whole, half = model(every), model.at(0.25)(every)
+    rows = [out["output_1"].shape[2] for out in (whole, half)]
+    assert rows[0] - rows[1] == SIZES.visual // 4
+    again = model(every, budget=0.25)
+    assert all(torch.equal(half[name], again[name]) for name in half)
+    assert model.at(0.25).program("a-step").runner is model.program("a-step").runner
+
+
+def test_every_budget_of_several_programs_is_verified_again(twice: Path, built: Built) -> None:
+    gates = tokopt_verify(twice, against=built.archive)
+    assert all(gate.passed for gate in gates)
+    assert [gate.gate for gate in gates].count("program") == 2
+
+
+def test_limits_hold_for_several_programs_and_a_greedy_choice_is_in_one_of_them(
+    graphs: dict[str, ExportedProgram], tmp_path: Path
+) -> None:
+    limits = parse_limits("tokens=0.75,flops=0.8")
+    options = {"method": "divprune", "target": "onnxruntime-cpu"}
+    made = tokopt.compile(Program(graphs), tmp_path / "built", budget=limits, **options)
+    assert made.ok and made.budget.total <= 0.75 and made.work.total <= 0.8
+    scans = [
+        any(node.op_type == "Scan" for node in onnx.load(path).graph.node)
+        for path in (made.folder / f"model-{name}.onnx" for name in ("eyes", "prefill", "a-step"))
+    ]
+    assert scans == [True, False, False]
+
+
+@pytest.mark.exhaustive
+def test_a_search_judges_what_several_programs_can_run(
+    graphs: dict[str, ExportedProgram], tmp_path: Path
+) -> None:
+    wanted = Wanted(effort="quick", trials=1)
+    place = tmp_path / "found"
+    found = tokopt.compile(Program(graphs), place, budget=0.5, search=wanted, target="eager")
+    assert found.ok and "plans judged" in found.note
+    judged = json.loads((place / SEARCH).read_text())["0.5"]["judged"]
+    assert len(judged) > 9 and not {"stc", "vla_pruner"} & {one["origin"] for one in judged}
 
 
 def test_a_program_that_nothing_links_and_links_that_leave_a_choice_are_refused(

@@ -16,8 +16,8 @@ from testsuite.zoo.tiny import IMAGE
 from torch import Tensor
 
 from tokopt.cli.compile import quota
-from tokopt.cli.compiler import output_names
 from tokopt.cli.main import main
+from tokopt.cli.one_program import output_names
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts
 from tokopt.ir.images import image_count

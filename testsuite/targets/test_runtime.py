@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokopt.ir.errors import GateError, InputError, UnsupportedError
+from tokopt.targets.manifest import SCHEMA_VERSION
 from tokopt.targets.registry import find
 from tokopt.targets.runtime import load
 
@@ -81,8 +82,8 @@ def test_a_newer_schema_a_damaged_manifest_and_no_artifact_are_told_apart(
 ) -> None:
     with pytest.raises(InputError, match="not a tokopt artifact"):
         load(tmp_path)
-    folder = edited('"schema_version": 6', '"schema_version": 7')
-    with pytest.raises(InputError, match="schema version 7"):
+    folder = edited(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
+    with pytest.raises(InputError, match="schema version 99"):
         load(folder)
     (folder / "manifest.json").write_text('{"format": "tokopt artifact", ')
     with pytest.raises(InputError, match="not valid JSON"):

@@ -23,7 +23,7 @@ from testsuite.zoo import registry
 from testsuite.zoo.sample import Sample
 from torch import Tensor
 
-from tokopt.cli.compiler import output_names
+from tokopt.cli.one_program import output_names
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import BudgetError, TokoptError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack, analyse

@@ -1,0 +1,46 @@
+"""Record: the plans, the log and the manifest of what was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tokopt.cli.candidate import Candidate
+from tokopt.cli.clock import Clock
+from tokopt.cli.whole import Whole
+from tokopt.targets.artifact import LOG, PLAN, seal
+from tokopt.targets.manifest import FAILED, OK, Manifest, Run
+from tokopt.targets.parts import of_part
+
+
+def record(
+    draft: Path,
+    made: Sequence[Candidate],
+    whole: Whole,
+    target: str,
+    sha256: str,
+    clock: Clock,
+) -> Manifest:
+    """Write the plans, the log and the manifest; ``sha256`` is the archive's."""
+    entries = [one.recorded() for one in made]
+    for one, entry in zip(made, entries, strict=True):
+        text = one.checked.plan.to_toml()
+        (draft / of_part(PLAN, entry.part)).write_text(text, encoding="utf-8")
+    verdicts = [verdict for one in made for verdict in one.verdicts]
+    log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
+    (draft / LOG).write_text(log, encoding="utf-8")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    first, *further = entries
+    manifest = Manifest(
+        target=target,
+        placeholders=whole.placeholders,
+        input_sha256=sha256,
+        seed=made[0].checked.plan.seed,
+        run=Run(created=now, seconds=dict(clock.seconds)),
+        variants=tuple(further),
+        decoding=whole.decoding,
+        status=OK if all(v.passed for v in verdicts) else FAILED,
+        **first.fields,
+    )
+    return seal(draft, manifest)
