@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 FLOOR = """\
 token floor: the original program fed only the rows that stay, cut to the first rows at the same
 places, with nothing that scores, ranks or gathers.  compiled / floor is what selection costs; no
-compiler could make it less than 1.  Times are of whole prompts (prefill).
+compiler could make it less than 1.  Times are of whole prompts (prefill); of a model with decode
+also of one step of it, and of a prompt with an answer.
 """
 
 
@@ -34,6 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--budget", type=float, help="which of the artifact's budgets (the first)")
     parser.add_argument("--batch", type=_numbers, default=(), metavar="N[,N]", help="items at once")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="runs of each (30)")
+    parser.add_argument(
+        "--tokens", type=int, default=16, metavar="N", help="tokens of an answer (16; 0: none)"
+    )
     parser.add_argument("--no-stages", action="store_true", help="do not time each stage alone")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--target", help="another target that reads the same files")
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         batches=args.batch,
         rounds=args.rounds,
+        tokens=args.tokens,
         stages=not args.no_stages,
         memory=not args.no_memory,
         target=args.target,
@@ -87,11 +92,12 @@ def as_data(found: Benchmark) -> dict[str, Any]:
         "stages": [f"{s.method} at {s.site} keeps {s.keep}" for s in found.plan.stages],
         "timed": [
             {
+                "what": one.what,
                 "batch": one.batch,
                 "seconds": plain(one.seconds),
                 "original/compiled": vars(one.speedup),
-                "original/floor": vars(one.possible),
-                "compiled/floor": vars(one.overhead),
+                "original/floor": None if one.possible is None else vars(one.possible),
+                "compiled/floor": None if one.overhead is None else vars(one.overhead),
                 "stage_seconds": plain(one.stages),
             }
             for one in found.timed
@@ -107,12 +113,14 @@ def show_tables(found: Benchmark) -> None:
 
     from tokopt.cli.console import show
 
-    table = Table("batch", "program", "median ms", "quartiles", "original / it", "it / floor")
+    heads = ("what", "batch", "program", "median ms", "quartiles", "original / it", "it / floor")
+    table = Table(*heads)
     for one in found.timed:
         faster = {"compiled": one.speedup, "floor": one.possible}
         slower = {"compiled": one.overhead}
         for name, seconds in one.seconds.items():
             table.add_row(
+                one.what,
                 str(one.batch),
                 name,
                 f"{seconds.median * 1e3:.2f}",

@@ -227,6 +227,23 @@ def test_several_budgets_have_one_decode_and_a_vision_and_prefill_each(twice: Pa
     assert model.at(0.25).program("a-step").runner is model.program("a-step").runner
 
 
+def test_it_is_timed_on_prompts_and_on_a_step_behind_them(
+    twice: Path, built: Built, capfd: Capture
+) -> None:
+    line = ["bench", str(twice), "--against", str(built.archive), "--budget", "0.25", "--json"]
+    assert main([*line, "--rounds", "2", "--tokens", "3", "--no-memory"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert said["stages"] == [f"stride at vision:end keeps {SIZES.visual // 4}"]
+    ran = {one["what"]: list(one["seconds"]) for one in said["timed"]}
+    assert ran == {
+        "prompt": ["original", "compiled", "floor"],
+        "a-step": ["original", "compiled"],
+        "prompt and 3 tokens": ["original", "compiled"],
+    }
+    assert said["timed"][0]["compiled/floor"]["median"] > 0
+    assert said["timed"][1]["compiled/floor"] is None
+
+
 def test_every_budget_of_several_programs_is_verified_again(twice: Path, built: Built) -> None:
     gates = tokopt_verify(twice, against=built.archive)
     assert all(gate.passed for gate in gates)
