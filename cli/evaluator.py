@@ -26,6 +26,7 @@ from tokopt.ir.errors import InputError
 from tokopt.ir.program import Program
 from tokopt.passes.normalize import normalize
 from tokopt.targets.base import Target
+from tokopt.targets.calling import on_host
 from tokopt.targets.chained import signature_for
 from tokopt.targets.program_file import save_program
 from tokopt.targets.registry import find
@@ -111,4 +112,4 @@ def original_runner(program: Program, target: Target) -> Iterator[Run]:
         stored = save_program(Program({program.main_name: normal}), Path(folder))
         with redirect_stdout(io.StringIO()):
             target.lower(normal, Path(folder), output_names(program.main, 0), stored)
-        yield target.open(Path(folder))
+        yield on_host(target.open(Path(folder)))

@@ -30,7 +30,7 @@ from tokopt.passes.validate import (
     run_program,
 )
 from tokopt.targets.base import Runner, Target
-from tokopt.targets.calling import runner_of
+from tokopt.targets.calling import on_host, runner_of
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import ProgramEntry
 from tokopt.targets.runtime import TRACE
@@ -76,7 +76,7 @@ def judge_target(
     opened = cache(lambda part: target.open(folder, part))
     ran = chain.run(lambda program: _in_torch(lowered, program), given)
     wanted = torch_run(chain, lowered, given)
-    got = chain.runner(lambda program: opened(program.part))(given)
+    got = on_host(chain.runner(lambda program: opened(program.part)))(given)
     kept = [n for n in wanted if n.startswith(TRACE) and n.endswith(".kept")]
     same = all(bool((wanted[name] == got[name]).all()) for name in kept)
     for program in chain.programs:

@@ -26,6 +26,7 @@ from tokopt.passes.validate import (
     run_program,
 )
 from tokopt.targets.base import Runner, Target
+from tokopt.targets.calling import on_host
 from tokopt.targets.parts import FIRST
 from tokopt.targets.runtime import TRACE
 
@@ -55,7 +56,7 @@ def against_runner(
     """Yield the verdicts on what someone computes, against a program and the oracle."""
     if checked is not None:
         inputs = with_memory(checked.applied.memory, inputs)
-    got = runner(inputs)
+    got = on_host(runner)(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
     compared = f"{who} with the rewritten program, the same rows kept"
     other = [n for n in names if n not in got or got[n].shape != wanted[n].shape]

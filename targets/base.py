@@ -13,7 +13,7 @@ from tokopt.targets.parts import FIRST
 from tokopt.targets.stored_weights import StoredWeights
 
 Runner = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-"""Inputs by name in, outputs by name out; every tensor on the CPU."""
+"""Inputs by name in, wherever they lie; outputs by name out, on the device that computed them."""
 
 
 class Target(Protocol):

@@ -33,6 +33,11 @@ def runner_of(exported: ExportedProgram, output_names: Sequence[str] | None = No
     return run
 
 
+def on_host(runner: Runner) -> Runner:
+    """Return a runner whose outputs are on the CPU."""
+    return lambda inputs: {name: value.cpu() for name, value in runner(inputs).items()}
+
+
 def arguments(
     exported: ExportedProgram, inputs: Mapping[str, Tensor]
 ) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -63,7 +63,7 @@ def generate(
     first = prefill(inputs)
     handed = [link for link in manifest.links if link.target == how.program]
     given = {link.input: first[chain.outputs[link.source, link.output]] for link in handed}
-    logits = first[chain.outputs[manifest.main, how.logits]][:, -1]
+    logits = first[chain.outputs[manifest.main, how.logits]][:, -1].cpu()
     signature = next(p.signature for p in manifest.programs if p.name == how.program)
     _check_tokens(max_new_tokens, stop, logits.shape[-1])
     told = {name: inputs[chain.inputs[manifest.main, name]] for name in how.told}
@@ -88,7 +88,7 @@ def generate(
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             step[how.mask] = mask
         outputs = decode(step)
-        logits = outputs[how.next_logits][:, -1]
+        logits = outputs[how.next_logits][:, -1].cpu()
         for cache in how.caches:
             rows = outputs[cache.output]
             before = given[cache.input]

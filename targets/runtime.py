@@ -100,7 +100,19 @@ class Artifact:
         """
         if budget is not None:
             return self.at(budget)({**(inputs or {}), **named}, trace=trace)
-        given = {**(inputs or {}), **named}
+        outputs = self.on_device({**(inputs or {}), **named})
+        hidden = {one.output for one in self.manifest.memory}
+        return {
+            name: value.cpu()
+            for name, value in outputs.items()
+            if trace or not (name.startswith(TRACE) or name in hidden)
+        }
+
+    def on_device(self, given: Mapping[str, object]) -> dict[str, Tensor]:
+        """Run once; return every output where it was computed, to be given again without a copy.
+
+        Raises what a call does.
+        """
         memory = self.manifest.memory
         given = with_memory(memory, {**self.remembered, **given}) if memory else given
         inputs = checked_inputs(given, signature_for(self.manifest, given))
@@ -109,12 +121,7 @@ class Artifact:
         check_placeholders(padded, self.manifest.placeholders)
         outputs = self.runner(inputs)
         self.remembered.update(next_call(memory, outputs))
-        hidden = {one.output for one in memory}
-        return {
-            name: value
-            for name, value in outputs.items()
-            if trace or not (name.startswith(TRACE) or name in hidden)
-        }
+        return outputs
 
     def generate(
         self,
@@ -135,8 +142,8 @@ class Artifact:
         decode = self.program(decoding_of(self.manifest).program)
         return generate(
             self.manifest,
-            self,
-            decode,
+            self.on_device,
+            decode.on_device,
             checked_inputs(inputs, signature_for(self.manifest, ())),
             max_new_tokens=max_new_tokens,
             stop=stop,

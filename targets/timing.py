@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -49,6 +51,7 @@ def interleaved(
     for _ in range(warmup):
         for work in works.values():
             work()
+            _finish()
     for number in range(rounds):
         turn = number % max(1, len(names))
         once = dict[str, float]()
@@ -56,6 +59,7 @@ def interleaved(
             for name in names[turn:] + names[:turn]:
                 start = clock()
                 works[name]()
+                _finish()
                 once[name] = clock() - start
         except KeyboardInterrupt:
             if number == 0:
@@ -65,6 +69,12 @@ def interleaved(
             seconds[name].append(taken)
         advance(number + 1)
     return Rounds(seconds, whole=True)
+
+
+def _finish() -> None:
+    """Wait for what still runs on a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def spread(numbers: Sequence[float]) -> Spread:

@@ -111,7 +111,7 @@ class AotInductor:
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             flat = [inputs[spec.name].contiguous().to(self.device) for spec in signature.inputs]
             try:
-                results = [r.cpu() for r in loader.boxed_run(flat) if isinstance(r, Tensor)]
+                results = [r for r in loader.boxed_run(flat) if isinstance(r, Tensor)]
             except RuntimeError as error:
                 raise InternalError(f"the compiled program failed: {error}") from error
             names = (spec.name for spec in signature.outputs)

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
+from tokopt.targets.onnx.bound import bound_runner
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
 from tokopt.targets.onnx.model import onnx_model
@@ -78,17 +79,15 @@ class OnnxRuntime:
                 where=str(path),
                 hint="the file may be damaged or need a newer onnxruntime",
             ) from error
-        names = [output.name for output in session.get_outputs()]
+        bound = bound_runner(session, torch.device("cuda" if self.provider == CUDA else "cpu"))
 
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            feed = {name: value.detach().cpu().numpy() for name, value in inputs.items()}
             try:
-                results = session.run(names, feed)
+                return bound(inputs)
             except Exception as error:  # as above
                 raise InternalError(
                     f"ONNX Runtime failed while running the model: {error}", where=str(path)
                 ) from error
-            return {n: torch.from_numpy(r) for n, r in zip(names, results, strict=True)}
 
         return run
 
