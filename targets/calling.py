@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree
@@ -15,14 +15,19 @@ from tokopt.targets.base import Runner
 from tokopt.targets.signature import signature_of
 
 
-def runner_of(exported: ExportedProgram, output_names: Sequence[str] | None = None) -> Runner:
+def runner_of(
+    exported: ExportedProgram,
+    output_names: Sequence[str] | None = None,
+    transform: Callable[[nn.Module], Callable[..., object]] = lambda module: module,
+) -> Runner:
     """Return a function from inputs by name to outputs by name that runs ``exported`` in torch.
 
-    Names are those of ``signature_of``.  Runs without gradients.
+    Names are those of ``signature_of``.  Runs without gradients; what runs is what ``transform``
+    makes of the program's module.
     """
     names = [spec.name for spec in signature_of(exported, output_names).outputs]
     places = [tensor.place for tensor in tensor_outputs(exported)]
-    module = exported.module()
+    module = transform(exported.module())
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         args, kwargs = arguments(exported, inputs)
