@@ -17,7 +17,7 @@ def test_every_target_is_found_under_its_name() -> None:
         "mlir-stablehlo",
         "mlir-tosa",
     ]
-    names += ["onnxruntime-cpu", "onnxruntime-cuda"]
+    names += ["onnxruntime-cpu", "onnxruntime-cuda", "torch-compile", "torch-compile-cuda"]
     assert list(targets()) == names and [find(n).name for n in names] == names
 
 
