@@ -29,7 +29,7 @@ def find_caches(graph: ExportedProgram, linked: Sequence[str]) -> tuple[Cache, .
     """Return the linked inputs that grow; None where one grows that does not come back."""
     outputs = outputs_by_name(graph)
     found = []
-    for grown in _grown(graph):
+    for grown in find_grown(graph):
         if grown.past.name in linked:
             back = [name for name, node in outputs.items() if grown.gives(node)]
             if len(back) != 1 or not isinstance(grown.past.meta["val"].shape[grown.dim], SymInt):
@@ -40,7 +40,7 @@ def find_caches(graph: ExportedProgram, linked: Sequence[str]) -> tuple[Cache, .
 
 
 @dataclass(frozen=True)
-class _Grown:
+class Grown:
     """``node`` puts ``new`` rows behind the input ``past``."""
 
     node: fx.Node
@@ -57,7 +57,7 @@ class _Grown:
         return bool(same and call[1] % self.node.meta["val"].ndim == self.dim and call[2] == -1)
 
 
-def _grown(graph: ExportedProgram) -> Iterator[_Grown]:
+def find_grown(graph: ExportedProgram) -> Iterator[Grown]:
     """Yield every concatenation of an input and something; with nothing, it is that input."""
     alias: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
@@ -69,4 +69,4 @@ def _grown(graph: ExportedProgram) -> Iterator[_Grown]:
             if len(parts) == 1 and parts[0] in alias:
                 alias[node] = alias[parts[0]]
             elif len(parts) == 2 and parts[0] in alias:
-                yield _Grown(node, alias[parts[0]], parts[1], dim % node.meta["val"].ndim)
+                yield Grown(node, alias[parts[0]], parts[1], dim % node.meta["val"].ndim)

@@ -36,7 +36,8 @@ class Format(ABC):
 
     ``tolerance``: by how much of its size a head's values may change on calibration rows, in the
     mean; a head with more has outliers that this format cannot hold (``headroom.py``).  ``pooled``:
-    whether salient rows are stored apart, so that ``quantize`` wants a salience.
+    whether salient rows are stored apart, so that ``quantize`` wants a salience.  ``rowwise``: the
+    name of the one tensor that is stored, where each row is alone in it; None for other formats.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class Format(ABC):
     source: ClassVar[str]
     tolerance: ClassVar[float]
     pooled: ClassVar[bool] = False
+    rowwise: ClassVar[str | None] = None
 
     def finer(self) -> Format | None:
         """Return the format to use where this one loses too much; None: there is none."""
@@ -69,7 +71,7 @@ class Format(ABC):
         self.check_width(side, rows.shape[3])
         if self.pooled:
             _check_salience(salience, rows, rows.shape[2], self.name)
-        return self._quantize(side, half(rows), constants, salience)
+        return self._quantize(side, self.prepared(rows), constants, salience)
 
     def append(
         self,
@@ -86,7 +88,11 @@ class Format(ABC):
         """
         check_rows(rows, self.name)
         _check_next(state, rows, self.name)
-        return self._append(side, state, half(rows), constants, salience)
+        return self._append(side, state, self.prepared(rows), constants, salience)
+
+    def prepared(self, rows: Tensor) -> Tensor:
+        """Return what codes are made of: rows in half precision, as a window holds them."""
+        return half(rows)
 
     @abstractmethod
     def dequantize(
@@ -119,7 +125,7 @@ class Format(ABC):
 
 
 def half(rows: Tensor) -> Tensor:
-    """Return rows in half precision: what a window holds, and every code is made of."""
+    """Return rows in half precision."""
     return rows if rows.dtype == torch.bfloat16 else rows.to(torch.float16)
 
 

@@ -18,6 +18,7 @@ class Half(Format):
     title = "Half precision"
     source = "IEEE 754 binary16, or bfloat16 where the model has that"
     tolerance = 1.0
+    rowwise = "rows"
 
     def dequantize(
         self, side: Side, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]
