@@ -31,7 +31,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One budget's programs, what was asked and is spent, and its gates."""
+    """One budget's programs, what was asked and is spent, and its gates.
+
+    ``shares``: what a cached row costs against 16 bits, by layer; empty where it is in full.
+    """
 
     costs: Costs
     note: str
@@ -40,11 +43,13 @@ class Candidate:
     checked: Checked
     rewritten: Rewritten
     verdicts: list[Verdict]
+    shares: Sequence[float] = ()
 
     def recorded(self) -> Variant:
         """Return what the manifest says of it."""
         plan = self.checked.plan
-        budget = recorded_budget(self.costs, plan, self.spent, self.work, self.verdicts)
+        spent = (self.spent, self.work, self.verdicts, self.shares)
+        budget = recorded_budget(self.costs, plan, *spent)
         return self.rewritten.entry(budget, [gate_result(v) for v in self.verdicts])
 
 

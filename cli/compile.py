@@ -47,6 +47,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of several images: their tokens compete (joint, default), or each keeps an equal "
         "share (image; N states how many images, where the graph does not tell)",
     )
+    bits = parser.add_mutually_exclusive_group()
+    bits.add_argument(
+        "--kv-bits", type=int, metavar="N", help="bits of a value in decode's cache: 16, 8 or 4"
+    )
+    bits.add_argument(
+        "--kv",
+        metavar="FORMAT[/FORMAT]",
+        help="the format of decode's cache, or that of keys and of values: int8, fp8/int4",
+    )
     parser.add_argument(
         "--prompt-buckets",
         type=numbers,
@@ -98,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     """Compile, print the result on stdout and return the exit code."""
     from tokopt.cli.compiled import require_ok
     from tokopt.cli.compiler import compile
+    from tokopt.passes.kv.asked import of_bits
 
     compiled = compile(
         args.model,
@@ -107,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method,
         attention=args.attention,
         quota=args.quota,
+        kv=args.kv if args.kv_bits is None else of_bits(args.kv_bits),
         prompt_buckets=args.prompt_buckets,
         target=args.target,
         device=args.device,
@@ -175,6 +186,7 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "tokens": budget.total,
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "attention": [vars(entry) for entry in compiled.plan.attention],
+        "cache": [vars(layer) for layer in compiled.manifest.cache],
         "flops": compiled.work.total,
         "selector_share_of_flops_saved": compiled.work.selector_share,
         "stages": [
@@ -236,6 +248,7 @@ def show_table(compiled: Compiled) -> None:
         f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
         f"in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
+    show_cache(compiled)
     asked = compiled.manifest.budget.requested
     if set(asked) - {"tokens"}:
         total = compiled.manifest.budget.total
@@ -244,6 +257,25 @@ def show_table(compiled: Compiled) -> None:
     for other in compiled.others:
         show("")
         show_table(other)
+
+
+def show_cache(compiled: Compiled) -> None:
+    """Print how decode's cache is stored, and how large that of a prompt is."""
+    from tokopt.cli.console import show
+
+    layers = compiled.manifest.cache
+    if not layers:
+        return
+    formats = " and ".join(dict.fromkeys(f"{one.key}/{one.value}" for one in layers))
+    stored, full = (sum(getattr(one, n) for one in layers) for n in ("bytes_per_token", "full"))
+    kv = compiled.manifest.budget.total["kv"].predicted or 0.0
+    show(
+        f"cache: keys/values in {formats}, {stored:.0f} bytes a token in place of {full:.0f} (16 "
+        f"bits); of the image {kv:.2%}, {1 / kv:.1f} times smaller"
+    )
+    for one in layers:
+        if one.note:
+            show(f"cache of layer {one.layer}: {one.note}")
 
 
 def short(number: int) -> str:

@@ -33,6 +33,7 @@ from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
 from tokopt.cli.separate_programs import SeparatePrograms
+from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.ir.errors import InputError
 from tokopt.ir.load import load
@@ -40,6 +41,7 @@ from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import report_budget, report_work
+from tokopt.passes.kv.asked import asked_formats
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.select import read_plan_text
@@ -60,6 +62,7 @@ def compile(
     method: str | None = None,
     attention: str | None = None,
     quota: Quota | None = None,
+    kv: str | None = None,
     plan: str | Path | Plan | None = None,
     prompt_buckets: Sequence[int] | None = None,
     target: str | None = None,
@@ -78,6 +81,7 @@ def compile(
     for.  ``Limits`` are one budget of several numbers, all of them kept; ``device`` says of what
     ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
     rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
+    ``kv`` stores decode's cache in a format, or in those of keys / values: ``int8/int4``.
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
@@ -99,18 +103,21 @@ def compile(
                 "seed": seed,
                 "outputs": outputs,
                 "quota": quota,
+                "kv": kv,
             }
         )
     if search is not None:
         refuse_beside_search({"plan": plan, "method": method, "quota": quota})
         refuse_unjudged(attention)
     limits = budget if isinstance(budget, Limits) else None
-    budgets = (budget.rows,) if isinstance(budget, Limits) else checked_budgets(budget)
+    budgets = (1.0,) if isinstance(budget, Limits) else checked_budgets(budget)
     buckets = checked_buckets(prompt_buckets)
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = available(target)
+    formats, file = None if kv is None else asked_formats(kv), None
     if plan is not None and not isinstance(plan, Plan):
+        file = Path(plan).with_name(CACHE)
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
     with torch.no_grad(), clock.stage("load"):
         program = source if isinstance(source, Program) else load(source)
@@ -121,6 +128,10 @@ def compile(
             whole = SeparatePrograms.of(program, inputs, clock)
         else:
             whole = OneProgram.of(program, inputs, buckets, len(budgets or (plan,)), clock)
+        caching = formats if plan is None else plan.cache
+        if caching:
+            with clock.stage("cache"):
+                whole = whole.with_cache(caching, file)
         facts, given = whole.facts, whole.given
         searcher = None
         if search is not None:
@@ -131,11 +142,15 @@ def compile(
         meter = Meter(facts, given, device_for(limits, chosen.name, device))
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
-        chooser = Chooser(plan, searcher, planner, meter, limits)
+        shares = () if whole.cache is None else whole.cache.shares
+        inner = None if limits is None else limits.in_rows(max(shares, default=1.0))
+        chooser = Chooser(plan, searcher, planner, meter, inner)
         made: list[Candidate] = []
         for number, share in enumerate(budgets or (None,)):
             with clock.stage(chooser.stage):
-                wanted, note = chooser.choose(share)
+                wanted, note = chooser.choose(share if inner is None else inner.rows)
+                if whole.cache is not None:
+                    wanted = replace(wanted, cache=whole.cache.entries)
                 whole.check(wanted)
                 spent = report_budget(facts, wanted)
             with clock.stage("rewrite"):
@@ -147,7 +162,8 @@ def compile(
                 rewritten = whole.rewritten(checked, part, chosen.native)
             with clock.stage("verify"):
                 verdicts = [*validate(checked, [given]), *rewritten.judge()]
-            made.append(Candidate(costs, note, spent, work, checked, rewritten, verdicts))
+            found = (checked, rewritten, verdicts, shares)
+            made.append(Candidate(costs, note, spent, work, *found))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
             stored = save_program(Program(graphs_of(made)), draft)
             for one in made:

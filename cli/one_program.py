@@ -14,11 +14,13 @@ from tokopt.cli.candidate import Piece
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
 from tokopt.cli.target_gate import against_target
+from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import Placeholders, find_placeholders
-from tokopt.ir.plan import Plan
+from tokopt.ir.plan import Caching, Plan
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.decompose import decompose
+from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.normalize import normalize
@@ -43,6 +45,7 @@ class OneProgram:
     placeholders: tuple[Placeholders, ...]
     buckets: Sequence[int]
     methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
+    cache: None = None
     decoding: None = None
 
     @staticmethod
@@ -64,6 +67,16 @@ class OneProgram:
         alone = budgets * max(1, len(buckets)) == 1
         name = program.main_name if alone else MAIN_NAMES[0]
         return OneProgram(program.main, name, facts, given, placeholders, buckets)
+
+    def with_cache(
+        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
+    ) -> OneProgram:
+        """Refuse: such a model hands no cache on."""
+        raise UnsupportedError(
+            "the archive has no decode program, so there is no cache to store in few bits",
+            where=self.name,
+            hint="export with `tokopt export --decode`",
+        )
 
     def check(self, plan: Plan) -> None:
         """Accept every plan: nothing else runs on what the program gives."""

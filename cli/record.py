@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tokopt.cli.candidate import Candidate
 from tokopt.cli.clock import Clock
+from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
+from tokopt.cli.write_tensors import write_tensors
 from tokopt.targets.artifact import LOG, PLAN, seal
 from tokopt.targets.manifest import FAILED, OK, Manifest, Run
 from tokopt.targets.parts import of_part
@@ -27,6 +29,8 @@ def record(
     for one, entry in zip(made, entries, strict=True):
         text = one.checked.plan.to_toml()
         (draft / of_part(PLAN, entry.part)).write_text(text, encoding="utf-8")
+    if whole.cache is not None:
+        write_tensors(whole.cache.tensors, draft / CACHE)
     verdicts = [verdict for one in made for verdict in one.verdicts]
     log = "\n".join([*clock.lines, *(str(v) for v in verdicts), ""])
     (draft / LOG).write_text(log, encoding="utf-8")
@@ -40,6 +44,7 @@ def record(
         run=Run(created=now, seconds=dict(clock.seconds)),
         variants=tuple(further),
         decoding=whole.decoding,
+        cache=() if whole.cache is None else whole.cache.records,
         status=OK if all(v.passed for v in verdicts) else FAILED,
         **first.fields,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tokopt.ir.plan import Plan
@@ -57,8 +57,12 @@ def recorded_budget(
     report: BudgetReport,
     work: Work,
     verdicts: list[Verdict],
+    shares: Sequence[float] = (),
 ) -> Budget:
-    """Return the manifest's budget; rows are measured where the selection gate counted them."""
+    """Return the manifest's budget; rows are measured where the selection gate counted them.
+
+    ``shares``: what a cached row costs against 16 bits, by layer; empty where it is in full.
+    """
     counted = any(v.gate == "selection" and v.passed for v in verdicts)
 
     def amount(share: float) -> Amount:
@@ -66,7 +70,9 @@ def recorded_budget(
 
     total = {"tokens": amount(report.total), "flops": Amount(work.total, None)}
     if report.role.startswith("decoder"):
-        total["kv"] = amount(report.total)  # 16 bits: caches have the rows of their layers
+        by_layer = shares or [1.0] * len(report.rows)
+        spent = (rows * share for rows, share in zip(report.rows, by_layer, strict=True))
+        total["kv"] = amount(sum(spent) / (report.of * len(report.rows)))
     if costs.seconds is not None:
         total["latency"] = Amount(costs.seconds, None)
     return Budget(

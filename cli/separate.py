@@ -142,6 +142,10 @@ class Separate:
         every = {**parts, **self._untouched(self.following)}
         return every, self._chain(every, [*inner, *outer], budget)
 
+    def chained(self, parts: Mapping[str, Part], links: Sequence[Link], budget: str) -> Chain:
+        """Return how programs of other forms but the same names and ``links`` run."""
+        return replace(self._chain(parts, (), budget), links=tuple(links))
+
     def _untouched(self, names: Iterable[str]) -> dict[str, Part]:
         found = {name: self.program.graphs[name] for name in names}
         return {

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
 from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
+from tokopt.cli.stored_cache import StoredCache, measured, read
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, analyse
-from tokopt.ir.part import Part
 from tokopt.ir.placeholders import Placeholders, find_placeholders
-from tokopt.ir.plan import Plan
+from tokopt.ir.plan import Caching, Plan
 from tokopt.ir.program import Program
 from tokopt.passes.decompose import decompose
+from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.validate import Checked, Verdict
@@ -42,6 +44,7 @@ class SeparatePrograms:
     every: Mapping[str, Tensor]
     given: Mapping[str, Tensor]
     placeholders: tuple[Placeholders, ...]
+    cache: StoredCache | None = None
 
     @staticmethod
     def of(
@@ -72,6 +75,18 @@ class SeparatePrograms:
         """Those that choose anew in every call: programs hand each other nothing from the last."""
         return {name: method for name, method in METHODS.items() if not method.state}
 
+    def with_cache(
+        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
+    ) -> SeparatePrograms:
+        """Return the model with a stored cache, of formats or as a plan and its ``file`` have it.
+
+        Without a file what formats must know of rows is measured.  Raises what ``measured`` does.
+        """
+        ground = (self.separate, self.decoding, self.every)
+        if file is None or isinstance(wanted, Mapping):
+            return replace(self, cache=measured(*ground, wanted))
+        return replace(self, cache=read(*ground, wanted, file))
+
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedError`` for a stage whose caches no later program takes."""
         refuse_stages(self.facts, plan)
@@ -88,48 +103,57 @@ class SeparatePrograms:
                 expected="methods that choose anew in every call",
             )
         parts, chain = self.separate.parted(checked.applied, native, part)
-        return Parted(self, part, checked, parts, chain)
+        plain = final = Programs(parts, chain)
+        if self.cache is not None:
+            stored = self.cache.programs(parts)
+            final = Programs(stored, self.separate.chained(stored, chain.links, part))
+        return Parted(self, part, checked, plain, final)
 
 
 @dataclass(frozen=True)
 class Parted:
-    """A budget's programs; those behind the main one are the first budget's own."""
+    """A budget's programs; those behind the main one are the first budget's own.
+
+    ``plain`` with the cache in full, ``final`` as they are saved.
+    """
 
     whole: SeparatePrograms
     part: str
     checked: Checked
-    parts: Mapping[str, Part]
-    chain: Chain
+    plain: Programs
+    final: Programs
 
     @property
     def graphs(self) -> dict[str, ExportedProgram]:
         """Each program that is lowered, by name."""
         return {
-            named_by(entry.part): decompose(self.parts[entry.name].exported)
+            named_by(entry.part): decompose(self.final.parts[entry.name].exported)
             for entry in self._lowered
         }
 
     def judge(self) -> Iterator[Verdict]:
-        """Yield the verdicts on the programs behind one another."""
-        whole = self.whole
-        yield from judge_parts(whole.separate, self.checked, self.parts, self.chain, whole.every)
+        """Yield the verdicts on the programs behind one another, and on the stored cache."""
+        whole, plain = self.whole, self.plain
+        yield from judge_parts(whole.separate, self.checked, plain.parts, plain.chain, whole.every)
+        if whole.cache is not None:
+            yield judge_cache(whole.cache, plain, self.final, whole.every, whole.given)
 
     def lower(self, target: Target, draft: Path, stored: StoredWeights) -> None:
         """Write each program's files."""
         for entry in self._lowered:
-            one = self.parts[entry.name]
+            one = self.final.parts[entry.name]
             target.lower(one.exported, draft, one.outputs, stored, entry.part)
 
     def judge_target(self, target: Target, draft: Path) -> Iterator[Verdict]:
         """Yield the verdicts on each program and on all of them behind one another."""
-        whole, lowered = self.whole, {n: one.exported for n, one in self.parts.items()}
-        outputs = whole.separate.outer_outputs(self.chain)
-        original = Original(self.checked, whole.given, outputs)
-        yield from judge_target(target, draft, self.chain, lowered, whole.every, original)
+        whole, chain = self.whole, self.final.chain
+        lowered = {name: one.exported for name, one in self.final.parts.items()}
+        original = original_of(whole, self.checked, chain)
+        yield from judge_target(target, draft, chain, lowered, whole.every, original)
 
     def entry(self, budget: Budget, gates: Sequence[GateResult]) -> Variant:
         """Return what the manifest says of them."""
-        chain = self.chain
+        chain = self.final.chain
         return Variant(
             self.part,
             chain.signature,
@@ -141,4 +165,15 @@ class Parted:
 
     @property
     def _lowered(self) -> list[ProgramEntry]:
-        return [one for one in self.chain.programs if self.part == FIRST or not one.follows]
+        programs = self.final.chain.programs
+        return [one for one in programs if self.part == FIRST or not one.follows]
+
+
+def original_of(whole: SeparatePrograms, checked: Checked, chain: Chain) -> Original:
+    """Return what near-ties of a target are judged by."""
+    outputs = whole.separate.outer_outputs(chain)
+    if whole.cache is None:
+        return Original(checked, whole.given, outputs)
+    return Original(
+        checked, whole.given, outputs, partial(whole.cache.read, chain), whole.cache.coarse
+    )

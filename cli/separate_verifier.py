@@ -12,9 +12,12 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
 from tokopt.cli.separate import Separate
-from tokopt.cli.separate_gates import Original, judge_parts, judge_target, same_programs
+from tokopt.cli.separate_gates import judge_parts, judge_target, same_programs
+from tokopt.cli.separate_programs import SeparatePrograms, original_of
+from tokopt.cli.stored_cache import CACHE
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
@@ -89,11 +92,18 @@ def _verify_budget(
     checked = Checked(facts, plan, applied, find_method)
     parts, again = separate.parted(applied, budget=part)
     gates = [*validate(checked, [own]), *judge_parts(separate, checked, parts, again, given)]
+    whole = SeparatePrograms(separate, facts, given, own, manifest.placeholders)
+    if plan.cache:
+        whole, plain = whole.with_cache(plan.cache, folder / CACHE), Programs(parts, again)
+        assert whole.cache is not None
+        parts = whole.cache.programs(parts)
+        again = separate.chained(parts, again.links, part)
+        gates.append(judge_cache(whole.cache, plain, Programs(parts, again), given, own))
     compared = f"{PROGRAM}, with {PLAN} applied to the original again"
     if again != chain:
         message = "the programs or their links are others"
         return [*gates, Verdict("program", False, compared, message=message)]
     wanted = {name: one.exported for name, one in parts.items()}
     gates.append(same_programs(chain, wanted, saved, given, compared))
-    known = Original(checked, own, separate.outer_outputs(chain))
+    known = original_of(whole, checked, chain)
     return [*gates, *judge_target(target, folder, chain, saved, given, known)]

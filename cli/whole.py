@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -16,12 +16,16 @@ from torch.export import ExportedProgram
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.facts import Facts
 from tokopt.ir.placeholders import Placeholders
-from tokopt.ir.plan import Plan
+from tokopt.ir.plan import Caching, Plan
+from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.base import Target
 from tokopt.targets.manifest import Budget, GateResult, Variant
 from tokopt.targets.stored_weights import StoredWeights
+
+if TYPE_CHECKING:
+    from tokopt.cli.stored_cache import StoredCache
 
 
 class Rewritten(Protocol):
@@ -63,12 +67,24 @@ class Whole(Protocol):
         """What inputs are asked for."""
 
     @property
+    def cache(self) -> StoredCache | None:
+        """How decode's layers store their cache, where that is not in full."""
+
+    @property
     def decoding(self) -> Decoding | None:
         """How the next token is made, where that is known."""
 
     @property
     def methods(self) -> Mapping[str, Method]:
         """The methods of the library that its programs can run."""
+
+    def with_cache(
+        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
+    ) -> Whole:
+        """Return the model with a stored cache; raises ``UnsupportedError`` where it has none.
+
+        ``wanted``: formats of keys and values, or what a plan has, with its ``file``.
+        """
 
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedError`` for a plan that some program could not follow."""

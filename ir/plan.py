@@ -1,7 +1,7 @@
 """Plan: the stages to insert, as a small text file that people read, diff, edit and commit.
 
 A ``[[stage]]`` drops rows at a site.  An ``[[attention]]`` drops none: from its site to the end of
-that stack attention is another.
+that stack attention is another.  A ``[[cache]]`` says how one layer's keys and values are stored.
 """
 
 from __future__ import annotations
@@ -47,14 +47,27 @@ class Attending:
 
 
 @dataclass(frozen=True)
+class Caching:
+    """The formats in which decode's layer number ``layer`` stores its keys and its values."""
+
+    layer: int
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Stages in the order data passes them; ``budget`` is what was asked for, if anything."""
+    """Stages in the order data passes them; ``budget`` is what was asked for, if anything.
+
+    ``cache`` has all layers of decode or none; what its formats measured is not in the plan.
+    """
 
     stages: tuple[Stage, ...]
     budget: float | None = None
     seed: int = 0
     outputs: Outputs = "full"
     attention: tuple[Attending, ...] = ()
+    cache: tuple[Caching, ...] = ()
 
     def to_toml(self) -> str:
         """Return the plan as text; ``Plan.from_toml`` reads it back exactly."""
@@ -73,6 +86,9 @@ class Plan:
         for entry in self.attention:
             lines += ["", "[[attention]]", f"site = {_quoted(entry.site)}"]
             lines += [f"method = {_quoted(entry.method)}", *_option_lines(entry.options)]
+        for cache in self.cache:
+            lines += ["", "[[cache]]", f"layer = {cache.layer}"]
+            lines += [f"key = {_quoted(cache.key)}", f"value = {_quoted(cache.value)}"]
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -88,6 +104,7 @@ class Plan:
             )
         stages = data.pop("stage", [])
         attention = data.pop("attention", [])
+        cache = data.pop("cache", [])
         budget = _typed(data, "budget", (int, float), None, source)
         seed = _typed(data, "seed", (int,), 0, source)
         outputs = _typed(data, "outputs", (str,), "full", source)
@@ -104,6 +121,7 @@ class Plan:
             seed,
             outputs,
             tuple(_attending(a, f"{source}, attention {i + 1}") for i, a in enumerate(attention)),
+            tuple(_caching(c, f"{source}, cache {i + 1}", i) for i, c in enumerate(cache)),
         )
 
 
@@ -121,6 +139,16 @@ def _attending(data: Any, where: str) -> Attending:
     )
     _nothing_left(data, where)
     return entry
+
+
+def _caching(data: Any, where: str, number: int) -> Caching:
+    data = _table(data, "[[cache]]", where)
+    layer = _typed(data, "layer", (int,), ..., where)
+    key, value = (_typed(data, side, (str,), ..., where) for side in ("key", "value"))
+    _nothing_left(data, where)
+    if layer != number:
+        raise InputError(f"layer = {layer}", where=where, expected=f"layer = {number}: all in turn")
+    return Caching(layer, key, value)
 
 
 def _table(data: Any, form: str, where: str) -> dict[str, Any]:

@@ -54,11 +54,16 @@ class PlanDifference:
 
 def plan_difference(before: Plan, after: Plan) -> PlanDifference:
     """Return what tells two plans apart."""
-    heads = [{n: getattr(p, n) for n in ("budget", "seed", "outputs")} for p in (before, after)]
+    heads = [_head(plan) for plan in (before, after)]
     stages, stages_moved = _compare("stage", before.stages, after.stages)
     attention, attention_moved = _compare("attention", before.attention, after.attention)
     moved = stages_moved or attention_moved
     return PlanDifference(_changes(*heads), (*stages, *attention), moved)
+
+
+def _head(plan: Plan) -> dict[str, Any]:
+    fields = {name: getattr(plan, name) for name in ("budget", "seed", "outputs")}
+    return {**fields, **{f"cache.{one.layer}": f"{one.key}/{one.value}" for one in plan.cache}}
 
 
 def _compare(

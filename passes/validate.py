@@ -118,10 +118,30 @@ def _identity(checked: Checked, idle: ExportedProgram, inputs: Mapping[str, Tens
     return Verdict("identity", worst <= IDENTITY, what, worst, IDENTITY, message)
 
 
+NEAR_TIES = 1e-3
+"""The share of codes that may be others: values half-way between two are rounded either way."""
+
+
+def is_code(value: Tensor) -> bool:
+    """Return whether numbers of one byte, which are codes of a stored cache."""
+    return value.dtype.itemsize == 1 and value.dtype is not torch.bool
+
+
+def same_bytes(wanted: Tensor, got: Tensor) -> bool:
+    """Return whether tensors of one dtype are equal bit for bit."""
+    return bool((wanted.view(torch.uint8) == got.view(torch.uint8)).all())
+
+
 def relative_difference(wanted: Tensor, got: Tensor) -> float:
-    """Return the largest absolute difference over the largest value (at least 1)."""
+    """Return the largest absolute difference over the largest value (at least 1).
+
+    Of codes: 0 where as few differ as may be near-ties, else the share that does.
+    """
     if wanted.numel() == 0:
         return 0.0
+    if is_code(wanted):
+        others = (wanted.view(torch.uint8) != got.view(torch.uint8)).double().mean()
+        return 0.0 if others <= NEAR_TIES else float(others)
     wanted, got = wanted.double(), got.double()
     scale = max(1.0, float(wanted.abs().nan_to_num(0, 0, 0).max()))
     gap = torch.where(wanted == got, 0.0, (wanted - got).abs())

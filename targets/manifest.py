@@ -30,7 +30,7 @@ FORMAT = "tokopt artifact"
 SCHEMA_VERSION = 7
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants; older ones still load."""
+variants and ``cache``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -119,6 +119,22 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class CachedLayer:
+    """How decode stores one layer's keys and values; ``note``: why not as it was asked for.
+
+    ``bytes_per_token``: of one row of one item, all heads and both sides, with all that is stored
+    beside the codes; ``full`` is the same in 16 bits.
+    """
+
+    layer: int
+    key: str
+    value: str
+    bytes_per_token: float
+    full: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
 
@@ -138,6 +154,7 @@ class Manifest:
     that there is a program for each of, and what is padded to run them; ``signature`` is that of
     any length.
     ``decoding``: how the program behind the main one makes the next token, where that is known.
+    ``cache``: how its layers store what they read, empty where that is in full.
     """
 
     target: str
@@ -156,6 +173,7 @@ class Manifest:
     memory: tuple[Memory, ...] = ()
     padding: Padding | None = None
     decoding: Decoding | None = None
+    cache: tuple[CachedLayer, ...] = ()
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -216,7 +234,7 @@ def read_manifest(folder: Path) -> Manifest:
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
     lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    found = {**lists, "padding": None, "decoding": None, **json.loads(text)}
+    found = {**lists, "cache": [], "padding": None, "decoding": None, **json.loads(text)}
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
     lacking: dict[str, Any] = {"padding": None, "programs": [], "links": []}
     found["variants"] = [{**lacking, **variant} for variant in found["variants"]]

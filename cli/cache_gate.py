@@ -1,0 +1,103 @@
+"""Cache gate: programs with a stored cache are the programs as they were, with formats around them.
+
+``cache``  what prefill stores, bit for bit but for near-ties; and a step of decode on it, against
+           the step that was, on what the format reads of it.  How many greedy tokens are the same
+           with the cache in full is told beside, and is no part of the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokopt.cli.separate_gates import torch_runner
+from tokopt.cli.stored_cache import StoredCache
+from tokopt.ir.decoding import Decoding
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.part import Part, own_name
+from tokopt.ir.tolerances import ORACLE
+from tokopt.passes.validate import Verdict, relative_difference
+from tokopt.targets.base import Runner
+from tokopt.targets.chained import Chain
+from tokopt.targets.generate import generate
+from tokopt.targets.manifest import Manifest
+
+STEPS = 16
+"""Tokens that are made with both caches, to see how many are the same."""
+
+Ran = Mapping[str, tuple[dict[str, Tensor], dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Programs by name and how they run."""
+
+    parts: Mapping[str, Part]
+    chain: Chain
+
+    def runner(self, name: str) -> Runner:
+        """Return what runs one program in torch."""
+        entry = next(one for one in self.chain.programs if one.name == name)
+        return torch_runner({name: self.parts[name].exported})(entry)
+
+    def run(self, given: Mapping[str, Tensor]) -> Ran:
+        """Return what each program takes and gives, from outer inputs."""
+        return self.chain.run(lambda entry: self.runner(entry.name), given)
+
+    def tokens(self, how: Decoding, front: Mapping[str, Tensor]) -> Tensor:
+        """Return greedy tokens, ``[B, STEPS]``."""
+        chain = self.chain
+        programs, links = tuple(chain.programs), tuple(chain.links)
+        manifest = Manifest("torch", chain.signature, programs=programs, links=links, decoding=how)
+        prefill = chain.runner(lambda entry: self.runner(entry.name))
+        decode = self.runner(how.program)
+        return generate(manifest, prefill, decode, front, max_new_tokens=STEPS, stop=())
+
+
+def judge_cache(
+    cache: StoredCache,
+    plain: Programs,
+    stored: Programs,
+    given: Mapping[str, Tensor],
+    front: Mapping[str, Tensor],
+) -> Verdict:
+    """Return the verdict on ``stored``; ``given`` are inputs of all, ``front`` a prompt's."""
+    before, after = plain.run(given), stored.run(given)
+    decode, worst = cache.decoding.program, 0.0
+    kept = {one.input: (one, how) for one, how in cache.by_cache()}
+    taken, reads = after[decode][0], dict(before[decode][0])
+    for link in plain.chain.links:
+        if link.target == decode and link.input in kept:
+            how, rows = kept[link.input][1], before[link.source][1][link.output]
+            got = after[link.source][1][link.output]
+            worst = max(worst, relative_difference(how.store(rows, how.constants), got))
+            reads[link.input] = how.read(rows.dtype, taken[link.input], how.constants)
+    wanted = plain.runner(decode)(reads)
+    for one, how in kept.values():
+        name = own_name(one.output, cache.separate.program.graphs[decode])
+        rows, held = wanted[name], taken[one.input]
+        new = rows.narrow(one.dim, held.shape[one.dim], 1) if one.whole else rows
+        now = how.store(new, how.constants)
+        wanted[name] = torch.cat([held, now], one.dim) if one.whole else now
+    for name, value in wanted.items():
+        worst = max(worst, relative_difference(value, after[decode][1][name]))
+    compared = "prefill and a step on the stored cache, with the format around them as they were"
+    same = agreement(cache.decoding, plain, stored, front)
+    message = "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}"
+    return Verdict("cache", worst <= ORACLE, compared + same, worst, ORACLE, message)
+
+
+def agreement(how: Decoding, plain: Programs, stored: Programs, front: Mapping[str, Tensor]) -> str:
+    """Return how many tokens of each prompt are those of the full cache, up to the first other.
+
+    Empty where these inputs cannot be gone on from so far.
+    """
+    try:
+        one, other = plain.tokens(how, front), stored.tokens(how, front)
+    except (InputError, UnsupportedError):
+        return ""
+    same = (one == other).long().cumprod(1).sum()
+    return f"; {same} of {one.numel()} greedy tokens as with all bits"

@@ -1,0 +1,42 @@
+"""Asked: the formats of a cache in a person's words: ``int8``, ``int8/int4``, or 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.passes.kv.format import Side
+from tokopt.passes.kv.registry import find_format
+
+BITS = {16: "half", 8: "int8", 4: "int4"}
+"""The static format of so many bits."""
+
+
+def of_bits(bits: int) -> str:
+    """Return the format of so many bits a value.  ``InputError`` names those there are."""
+    if bits not in BITS:
+        raise InputError(
+            f"a cache of {bits} bits",
+            expected="one of " + ", ".join(map(str, BITS)),
+            hint="formats of 2 bits keep a window or pools of rows, which no program does yet",
+        )
+    return BITS[bits]
+
+
+def asked_formats(text: str) -> Mapping[Side, str]:
+    """Return the format of keys and that of values: ``int8``, or ``int8/int4``.
+
+    Raises ``InputError`` for a format there is not, and ``UnsupportedError`` for one that does not
+    store each row alone.
+    """
+    names = text.split("/")
+    if len(names) > 2:
+        raise InputError(f"cache formats {text!r}", expected="one, or that of keys / of values")
+    for name in names:
+        if find_format(name).rowwise is None:
+            raise UnsupportedError(
+                f"{name} keeps rows in a window or in pools, and programs store a cache row by row",
+                expected="one of " + ", ".join(BITS.values()) + ", fp8",
+                hint="docs/kv.md says what each format costs and loses",
+            )
+    return {"key": names[0], "value": names[-1]}
