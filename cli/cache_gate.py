@@ -93,11 +93,23 @@ def judge_cache(
 def agreement(how: Decoding, plain: Programs, stored: Programs, front: Mapping[str, Tensor]) -> str:
     """Return how many tokens of each prompt are those of the full cache, up to the first other.
 
-    Empty where these inputs cannot be gone on from so far.
+    Empty where these inputs cannot be gone on from so far; items padded behind are left out.
     """
+    front = _open_ended(how, plain.chain, front)
     try:
         one, other = plain.tokens(how, front), stored.tokens(how, front)
     except (InputError, UnsupportedError):
         return ""
     same = (one == other).long().cumprod(1).sum()
     return f"; {same} of {one.numel()} greedy tokens as with all bits"
+
+
+def _open_ended(how: Decoding, chain: Chain, front: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the items whose last row is none of padding, where their dim is the first of all."""
+    main = [one.name for one in chain.programs if not one.follows][-1]
+    if how.padding is None:
+        return front
+    last = front[chain.inputs[main, how.padding]][:, -1].bool()
+    if bool(last.all()) or not bool(last.any()) or {len(v) for v in front.values()} != {len(last)}:
+        return front
+    return {name: value[last] for name, value in front.items()}
