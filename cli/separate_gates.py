@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.separate import Separate
-from tokopt.cli.target_gate import against_target
+from tokopt.cli.target_gate import against_runner
 from tokopt.ir.part import Part
 from tokopt.ir.tolerances import IDENTITY, ORACLE, TIE, TOLERANCES, coarsest
 from tokopt.passes.decompose import decompose
@@ -90,9 +90,8 @@ def judge_target(
         names = [spec.name for spec in program.signature.outputs]
         if same or not any(name.startswith(TRACE) for name in names):
             given_to, exported = ran[program.name][0], lowered[program.name]
-            for verdict in against_target(
-                target, folder, None, exported, given_to, names, program.part
-            ):
+            run = (opened(program.part), None, exported, given_to, names)
+            for verdict in against_runner(target.name, *run):
                 yield replace(verdict, compared=f"{program.name}: {verdict.compared}")
     allowed = max(ORACLE, *(coarsest(exported) for exported in lowered.values()))
     if any(is_code(value) and not same_bytes(value, got[n]) for n, value in wanted.items()):
