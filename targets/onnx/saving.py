@@ -25,6 +25,9 @@ INSIDE_LIMIT = 1 << 26
 SMALL = 1 << 10
 """Bytes up to which a weight stays inside in any case."""
 
+LIST = 1 << 20
+"""Bytes up to which a list of whole numbers does: onnx's checker must read sizes and axes."""
+
 
 def save(
     model: onnx_ir.Model, folder: Path, weights: StoredWeights | None = None, part: str = FIRST
@@ -36,8 +39,8 @@ def save(
         if weights is not None:
             _refer(model, weights)
         if part != FIRST:
-            refer_to_written([value for value in _inside(model) if _bytes(value) > SMALL], folder)
-        values = [value for value in _inside(model) if _bytes(value) > SMALL]
+            refer_to_written([value for value in _inside(model) if not _stays(value)], folder)
+        values = [value for value in _inside(model) if not _stays(value)]
         if values:
             files.append(of_part(WEIGHTS, part))
             _write_out(values, folder, files[-1])
@@ -65,13 +68,21 @@ def _bytes(value: onnx_ir.Value) -> int:
     return value.const_value.nbytes if value.const_value else 0
 
 
+def _stays(value: onnx_ir.Value) -> bool:
+    """Return whether a weight stays inside whatever the model's size."""
+    tensor = value.const_value
+    numbers = (onnx_ir.DataType.INT32, onnx_ir.DataType.INT64)
+    listed = tensor is not None and tensor.dtype in numbers and len(tensor.shape) < 2
+    return _bytes(value) <= (LIST if listed else SMALL)
+
+
 def _refer(model: onnx_ir.Model, weights: StoredWeights) -> None:
     """Let every weight that the program file holds be read from there."""
     for value in _inside(model):
         tensor = value.const_value
         raw = getattr(tensor, "raw", None)
         place = weights.place(raw) if isinstance(raw, torch.Tensor) else None
-        if place is not None and tensor is not None and tensor.nbytes > SMALL:
+        if place is not None and tensor is not None and not _stays(value):
             shape, name = onnx_ir.Shape(tensor.shape.numpy()), str(value.name)
             value.const_value = onnx_ir.ExternalTensor(
                 weights.file, place, tensor.nbytes, tensor.dtype, shape=shape, name=name
