@@ -66,7 +66,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("-o", "--output", help="artifact folder (default: MODEL.tokopt)")
     parser.add_argument("--target", help="where it will run (default: the best available)")
     parser.add_argument(
-        "--device", help="what latency is predicted for: a100, h100, h200, l4, rtx4090 or cpu"
+        "--device",
+        help="what latency is predicted for: a100, h100, h200, l4, rtx4090, a generation (sm_80, "
+        "sm_89, sm_90), cpu, or auto: this machine's GPU, else its CPU",
     )
     parser.add_argument("--inputs", metavar="FILE", help="safetensors the gates run on")
     parser.add_argument(

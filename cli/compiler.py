@@ -142,6 +142,7 @@ def compile(
         meter = Meter(facts, given, device_for(limits, chosen.name, device))
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
+        named = "" if meter.device is None else meter.device.name
         shares = () if whole.cache is None else whole.cache.shares
         inner = None if limits is None else limits.in_rows(max(shares, default=1.0))
         chooser = Chooser(plan, searcher, planner, meter, inner)
@@ -173,7 +174,7 @@ def compile(
                 one.verdicts.extend(one.rewritten.judge_target(chosen, draft))
         if searcher is not None:
             (draft / SEARCH).write_text(searcher.table(), encoding="utf-8")
-        manifest = record(draft, made, whole, chosen.name, program.sha256, clock)
+        manifest = record(draft, made, whole, chosen.name, program.sha256, named, clock)
     if searcher is not None:
         journal_of(folder).unlink(missing_ok=True)
     own, *others = (

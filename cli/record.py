@@ -22,6 +22,7 @@ def record(
     whole: Whole,
     target: str,
     sha256: str,
+    device: str,
     clock: Clock,
 ) -> Manifest:
     """Write the plans, the log and the manifest; ``sha256`` is the archive's."""
@@ -44,6 +45,7 @@ def record(
         run=Run(created=now, seconds=dict(clock.seconds)),
         variants=tuple(further),
         decoding=whole.decoding,
+        device=device,
         cache=() if whole.cache is None else whole.cache.records,
         status=OK if all(v.passed for v in verdicts) else FAILED,
         **first.fields,

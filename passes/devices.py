@@ -3,10 +3,12 @@
 Operations per second are dense products with fp32 accumulation, as published: NVIDIA's datasheets
 of A100 (SXM, 80 GB), H100 (SXM), H200 (SXM) and L4, and the Ada architecture whitepaper for the
 RTX 4090; fp32 without TF32.  ``cpu`` is this machine with torch's threads, measured when asked for.
+``sm_90`` and the like are the slowest of a generation; ``auto`` is this machine's GPU, or its CPU.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,49 +19,67 @@ import torch
 from tokopt.ir.errors import InputError
 
 TERA, GIGA = 1e12, 1e9
-CPU = "cpu"
+CPU, AUTO = "cpu", "auto"
 SIDE, COPIED, TIMES = 1024, 2**25, 5
 """What is measured: a product of matrices of this side, a copy of so many numbers, the best of."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """``flops``: operations per second by dtype; ``bandwidth``: bytes per second of its memory."""
+    """``flops``: operations per second by dtype; ``bandwidth``: bytes per second of its memory.
+
+    ``generation``: the compute capability of a GPU as NVIDIA writes it, empty for a CPU.
+    """
 
     name: str
     flops: Mapping[torch.dtype, float]
     bandwidth: float
+    generation: str = ""
 
     def peak(self, dtype: torch.dtype) -> float:
         """Return the operations per second on numbers of a dtype; those of fp32 for others."""
         return self.flops.get(dtype, self.flops[torch.float32])
 
 
-def _gpu(name: str, half: float, single: float, bandwidth: float) -> Device:
+def _gpu(name: str, generation: str, half: float, single: float, bandwidth: float) -> Device:
     flops = {torch.float16: half * TERA, torch.bfloat16: half * TERA, torch.float32: single * TERA}
-    return Device(name, flops, bandwidth * GIGA)
+    return Device(name, flops, bandwidth * GIGA, generation)
 
 
 GPUS = {
     device.name: device
     for device in (
-        _gpu("a100", 312, 19.5, 2039),
-        _gpu("h100", 989.4, 66.9, 3350),
-        _gpu("h200", 989.4, 66.9, 4800),
-        _gpu("l4", 121, 30.3, 300),
-        _gpu("rtx4090", 165.2, 82.6, 1008),
+        _gpu("a100", "sm_80", 312, 19.5, 2039),
+        _gpu("h100", "sm_90", 989.4, 66.9, 3350),
+        _gpu("h200", "sm_90", 989.4, 66.9, 4800),
+        _gpu("l4", "sm_89", 121, 30.3, 300),
+        _gpu("rtx4090", "sm_89", 165.2, 82.6, 1008),
     )
 }
 
 
 def find_device(name: str) -> Device:
-    """Return a device by name.  ``InputError`` names those there are."""
+    """Return a device by name or generation.  ``InputError`` names those there are."""
+    if name == AUTO:
+        return _this_gpu() if torch.cuda.is_available() else find_device(CPU)
     if name == CPU:
         return this_cpu(torch.get_num_threads())
-    if name not in GPUS:
-        known = ", ".join((*GPUS, CPU))
+    if name in GPUS:
+        return GPUS[name]
+    like = [device for device in GPUS.values() if device.generation == name]
+    if not like:
+        generations = sorted({device.generation for device in GPUS.values()})
+        known = ", ".join((*GPUS, *generations, CPU, AUTO))
         raise InputError(f"nothing is known of the device {name!r}", expected=f"one of {known}")
-    return GPUS[name]
+    return min(like, key=lambda device: device.bandwidth)
+
+
+def _this_gpu() -> Device:
+    """Return what is known of the GPU that torch would use, by what it says it is."""
+    said = re.sub(r"[^a-z0-9]", "", torch.cuda.get_device_name().lower())
+    found = [name for name in GPUS if name in said]
+    major, minor = torch.cuda.get_device_capability()
+    return find_device(max(found, key=len) if found else f"sm_{major}{minor}")
 
 
 @cache

@@ -30,7 +30,7 @@ FORMAT = "tokopt artifact"
 SCHEMA_VERSION = 7
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants and ``cache``; older ones still load."""
+variants, ``cache`` and ``device``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -154,7 +154,8 @@ class Manifest:
     that there is a program for each of, and what is padded to run them; ``signature`` is that of
     any length.
     ``decoding``: how the program behind the main one makes the next token, where that is known.
-    ``cache``: how its layers store what they read, empty where that is in full.
+    ``device``: of which latency was predicted, empty where of none.  ``cache``: how decode's layers
+    store what they read, empty where that is in full.
     """
 
     target: str
@@ -173,6 +174,7 @@ class Manifest:
     memory: tuple[Memory, ...] = ()
     padding: Padding | None = None
     decoding: Decoding | None = None
+    device: str = ""
     cache: tuple[CachedLayer, ...] = ()
     status: str = OK
     format: str = FORMAT
@@ -234,7 +236,14 @@ def read_manifest(folder: Path) -> Manifest:
 def upgraded(text: str) -> str:
     """Return the text of an older manifest with what it lacks: nothing was recorded there."""
     lists: dict[str, Any] = {"placeholders": [], "variants": [], "programs": [], "links": []}
-    found = {**lists, "cache": [], "padding": None, "decoding": None, **json.loads(text)}
+    found = {
+        **lists,
+        "cache": [],
+        "device": "",
+        "padding": None,
+        "decoding": None,
+        **json.loads(text),
+    }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
     lacking: dict[str, Any] = {"padding": None, "programs": [], "links": []}
     found["variants"] = [{**lacking, **variant} for variant in found["variants"]]

@@ -65,6 +65,7 @@ class OnnxRuntime:
         They are where ``weights`` says they lie already, else in ``model.onnx.data``.
         """
         _refuse_bfloat16(exported, self.provider)
+        _refuse_float8(exported)
         model = onnx_model(exported, signature_of(exported, output_names))
         return save(model, folder, weights, part)
 
@@ -129,6 +130,18 @@ def _refuse_bfloat16(exported: ExportedProgram, provider: str) -> None:
             hint="export the model in float16 (model.to(torch.float16)) or take another target, "
             "for example --target aotinductor",
         )
+
+
+def _refuse_float8(exported: ExportedProgram) -> None:
+    """Refuse what ONNX has a type of, and no concatenation: a cache of it could not grow."""
+    for node in exported.graph.nodes:
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype is not None and str(dtype).startswith("torch.float8"):
+            raise UnsupportedError(
+                f"the program computes with {dtype}, of which ONNX puts no two behind one another",
+                where=node.name,
+                hint="store the cache in int8 (--kv-bits 8), or take --target aotinductor",
+            )
 
 
 @cache

@@ -230,7 +230,7 @@ def main() -> None:
     (args.out / "kv_formats.json").write_text(json.dumps(data, indent=1) + "\n")
     (args.out / "kv_formats.md").write_text(table(data))
     if args.out == RESULTS:
-        write_page(data)
+        write_page(table(data))
     print(table(data))
 
 

@@ -34,8 +34,8 @@ def table(data: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n" + measured + "\n"
 
 
-def write_page(data: Mapping[str, Any]) -> None:
-    """Put the table in its place."""
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}{table(data)}{END}{after}")
+def write_page(made: str, start: str = START, end: str = END) -> None:
+    """Put a table in its place."""
+    before, _, rest = PAGE.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{start}{made}{end}{after}")

@@ -137,6 +137,31 @@ def test_fewer_rows_are_predicted_to_take_less_on_every_device() -> None:
         find_device("tpu")
 
 
+def test_a_generation_is_its_slowest_and_auto_is_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slowest = [find_device(name).name for name in ("sm_80", "sm_89", "sm_90")]
+    assert slowest == ["a100", "l4", "h100"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") is find_device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    said = {
+        "NVIDIA H200": "h200",
+        "NVIDIA A100-SXM4-80GB": "a100",
+        "NVIDIA GeForce RTX 4090": "rtx4090",
+        "NVIDIA L40S": "l4",
+        "NVIDIA GH200 480GB": "h200",
+        "NVIDIA RTX 6000 Ada Generation": "l4",
+    }
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    for name, known in said.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        assert find_device("auto").name == known
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 0))
+    with pytest.raises(InputError, match="sm_120"):
+        find_device("auto")
+
+
 def test_this_cpu_is_measured() -> None:
     cpu = find_device("cpu")
     assert 1e9 < cpu.peak(torch.float32) < 1e14 and 1e8 < cpu.bandwidth < 1e13
