@@ -49,7 +49,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument(
-        "--kv-bits", type=int, metavar="N", help="bits of a value in decode's cache: 16, 8 or 4"
+        "--kv-bits",
+        metavar="N|auto",
+        help="bits of a value in decode's cache: 16, 8, 4, or auto: as few for each layer's keys "
+        "and values as leave the next token as it is",
     )
     bits.add_argument(
         "--kv",

@@ -81,7 +81,8 @@ def compile(
     for.  ``Limits`` are one budget of several numbers, all of them kept; ``device`` says of what
     ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
     rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
-    ``kv`` stores decode's cache in a format, or in those of keys / values: ``int8/int4``.
+    ``kv`` stores decode's cache in a format or in those of keys / values (``int8/int4``); ``auto``:
+    each side of each layer in as few bits as leave the next token as it is.
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
@@ -115,7 +116,7 @@ def compile(
     folder = Path(output) if output is not None else default_folder(source)
     clock = Clock(quiet)
     chosen = available(target)
-    formats, file = None if kv is None else asked_formats(kv), None
+    file, formats = None, None if kv is None else asked_formats(kv)
     if plan is not None and not isinstance(plan, Plan):
         file = Path(plan).with_name(CACHE)
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))

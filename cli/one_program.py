@@ -14,13 +14,13 @@ from tokopt.cli.candidate import Piece
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
 from tokopt.cli.target_gate import against_target
+from tokopt.cli.whole import Asked
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import Placeholders, find_placeholders
-from tokopt.ir.plan import Caching, Plan
+from tokopt.ir.plan import Plan
 from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.decompose import decompose
-from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.normalize import normalize
@@ -68,9 +68,7 @@ class OneProgram:
         name = program.main_name if alone else MAIN_NAMES[0]
         return OneProgram(program.main, name, facts, given, placeholders, buckets)
 
-    def with_cache(
-        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
-    ) -> OneProgram:
+    def with_cache(self, wanted: Asked, file: Path | None) -> OneProgram:
         """Refuse: such a model hands no cache on."""
         raise UnsupportedError(
             "the archive has no decode program, so there is no cache to store in few bits",

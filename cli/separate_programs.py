@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.cli.cache_bits import fewest_bits
 from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
 from tokopt.cli.generation import refuse_stages, with_followers
@@ -17,14 +18,14 @@ from tokopt.cli.inputs import check_merges
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.cli.stored_cache import StoredCache, measured, read
+from tokopt.cli.whole import Asked
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import Placeholders, find_placeholders
-from tokopt.ir.plan import Caching, Plan
+from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.passes.decompose import decompose
-from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.validate import Checked, Verdict
@@ -75,14 +76,14 @@ class SeparatePrograms:
         """Those that choose anew in every call: programs hand each other nothing from the last."""
         return {name: method for name, method in METHODS.items() if not method.state}
 
-    def with_cache(
-        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
-    ) -> SeparatePrograms:
-        """Return the model with a stored cache, of formats or as a plan and its ``file`` have it.
+    def with_cache(self, wanted: Asked, file: Path | None) -> SeparatePrograms:
+        """Return the model with a stored cache: of formats, ``auto``, or as a plan and its file.
 
         Without a file what formats must know of rows is measured.  Raises what ``measured`` does.
         """
         ground = (self.separate, self.decoding, self.every)
+        if isinstance(wanted, str):
+            wanted = fewest_bits(*ground)
         if file is None or isinstance(wanted, Mapping):
             return replace(self, cache=measured(*ground, wanted))
         return replace(self, cache=read(*ground, wanted, file))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -26,6 +26,10 @@ from tokopt.targets.stored_weights import StoredWeights
 
 if TYPE_CHECKING:
     from tokopt.cli.stored_cache import StoredCache
+
+
+Asked = Mapping[Side, str] | Sequence[Caching] | Literal["auto"]
+"""Formats of keys and of values, of each layer, or as few bits as will do."""
 
 
 class Rewritten(Protocol):
@@ -78,12 +82,10 @@ class Whole(Protocol):
     def methods(self) -> Mapping[str, Method]:
         """The methods of the library that its programs can run."""
 
-    def with_cache(
-        self, wanted: Mapping[Side, str] | Sequence[Caching], file: Path | None
-    ) -> Whole:
+    def with_cache(self, wanted: Asked, file: Path | None) -> Whole:
         """Return the model with a stored cache; raises ``UnsupportedError`` where it has none.
 
-        ``wanted``: formats of keys and values, or what a plan has, with its ``file``.
+        ``wanted``: formats of keys and values, ``auto``, or what a plan has, with its ``file``.
         """
 
     def check(self, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.passes.kv.format import Side
@@ -12,23 +13,32 @@ BITS = {16: "half", 8: "int8", 4: "int4"}
 """The static format of so many bits."""
 
 
-def of_bits(bits: int) -> str:
-    """Return the format of so many bits a value.  ``InputError`` names those there are."""
+AUTO: Literal["auto"] = "auto"
+"""Not a format: as few bits as leave the next token as it is, side by side of each layer."""
+
+
+def of_bits(said: str) -> str:
+    """Return the format of so many bits a value, or ``auto``.  ``InputError`` names the others."""
+    if said == AUTO:
+        return AUTO
+    bits = int(said) if said.isdecimal() else 0
     if bits not in BITS:
         raise InputError(
-            f"a cache of {bits} bits",
-            expected="one of " + ", ".join(map(str, BITS)),
+            f"a cache of {said} bits",
+            expected="one of " + ", ".join(map(str, (*BITS, AUTO))),
             hint="formats of 2 bits keep a window or pools of rows, which no program does yet",
         )
     return BITS[bits]
 
 
-def asked_formats(text: str) -> Mapping[Side, str]:
-    """Return the format of keys and that of values: ``int8``, or ``int8/int4``.
+def asked_formats(text: str) -> Mapping[Side, str] | Literal["auto"]:
+    """Return the format of keys and that of values: ``int8``, or ``int8/int4``; or ``auto``.
 
     Raises ``InputError`` for a format there is not, and ``UnsupportedError`` for one that does not
     store each row alone.
     """
+    if text == AUTO:
+        return AUTO
     names = text.split("/")
     if len(names) > 2:
         raise InputError(f"cache formats {text!r}", expected="one, or that of keys / of values")

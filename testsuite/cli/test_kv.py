@@ -16,11 +16,15 @@ from testsuite.zoo.handvlm_parts import inputs, parts
 from torch import Tensor
 
 import tokopt
+from tokopt.cli import cache_bits
 from tokopt.cli.cache_gate import judge_cache
 from tokopt.cli.compiled import Compiled
 from tokopt.cli.main import main
-from tokopt.cli.stored_cache import CACHE
+from tokopt.cli.separate import Separate
+from tokopt.cli.stored_cache import CACHE, measured
 from tokopt.cli.verifier import verify
+from tokopt.ir.facts import analyse
+from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.passes.kv.int4 import Int4
@@ -196,3 +200,39 @@ def test_prompts_padded_in_front_are_gone_on_with_in_few_bits(tmp_path: Path) ->
     manifest = read_manifest(tmp_path / "built")
     assert json.loads((tmp_path / "built" / "manifest.json").read_text())["cache"]
     assert manifest.budget.total["kv"].predicted == 0.125
+
+
+def test_auto_takes_bits_from_the_sides_that_lose_least(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separate = Separate.of(load(built.archive))
+    every = separate.inputs(None)
+    decoding = separate.decoding(analyse(separate.joined))
+
+    def formats(most: float) -> list[str]:
+        monkeypatch.setattr(cache_bits, "MOST", most)
+        found = cache_bits.fewest_bits(separate, decoding, every)
+        assert [one.layer for one in found] == [0, 1]
+        return [name for one in found for name in (one.key, one.value)]
+
+    def lost(names: list[str]) -> float:
+        stored = {
+            n: measured(separate, decoding, every, {"key": n, "value": n}) for n in set(names)
+        }
+        trial = cache_bits._Trial(separate, stored, every)
+        sides = [(layer, side) for layer in (0, 1) for side in ("key", "value")]
+        return trial.lost(dict(zip(sides, names, strict=True)))
+
+    assert formats(-1) == ["half"] * 4 and formats(1e9) == ["int4"] * 4
+    eight, four = lost(["int8"] * 4), lost(["int4"] * 4)
+    assert 0 < eight < four
+    mixed = formats((eight + four) / 2)
+    assert {"int8", "int4"} == set(mixed) and lost(mixed) <= (eight + four) / 2
+
+
+@pytest.mark.exhaustive
+def test_auto_is_asked_for_like_a_number_of_bits(built: Built, tmp_path: Path) -> None:
+    line = ["compile", str(built.archive), "--budget", "0.5", "--kv-bits", "auto"]
+    assert main([*line, "--target", "eager", "-o", str(tmp_path / "x")]) == 0
+    cache = read_manifest(tmp_path / "x").cache
+    assert len(cache) == 2 and {one.key for one in cache} <= {"half", "int8", "int4"}

@@ -1,0 +1,104 @@
+"""Cache bits: the formats of the fewest bits that leave what comes next as it is (``auto``).
+
+Sides (keys or values of a layer) start in half precision and go to INT8, then on to INT4, those
+first whose going alone moves the next token's distribution least.  As many go as keep it within
+``MOST`` of the original's, measured with all of them gone: a longest prefix, found by bisection.
+What is measured is the first step of decode on the prompts at hand, all rows kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from tokopt.cli.separate import Separate
+from tokopt.cli.separate_gates import torch_runner
+from tokopt.cli.stored_cache import StoredCache, measured
+from tokopt.ir.decoding import Decoding
+from tokopt.ir.plan import Caching
+from tokopt.passes.kv.format import Side
+from tokopt.passes.search.objective import divergence
+from tokopt.targets.base import Runner
+
+MOST = 0.01
+"""Nats of KL(all bits ‖ fewer), the mean over prompts: a hundredth moves no clear answer."""
+
+STEPS = ("half", "int8", "int4")
+
+One = tuple[int, Side]
+"""A side of a layer."""
+
+
+def fewest_bits(
+    separate: Separate, decoding: Decoding | None, every: Mapping[str, Tensor]
+) -> tuple[Caching, ...]:
+    """Return the format of each layer's keys and values.
+
+    Raises what ``measured`` does.
+    """
+    stored = {name: measured(separate, decoding, every, _both(name)) for name in STEPS}
+    trial = _Trial(separate, stored, every)
+    sides: list[One] = [
+        (i, side) for i in range(len(stored["half"].layers)) for side in ("key", "value")
+    ]
+    now = dict.fromkeys(sides, "half")
+    for name in STEPS[1:]:
+        gone = _gone(trial, now, name)
+        now |= dict.fromkeys(gone, name)
+        if len(gone) < len(sides):
+            break
+    kept = {(i, side): stored[name].layers[i].kept[side] for (i, side), name in now.items()}
+    names = {one: how.format.name for one, how in kept.items()}  # finer where outliers ask for it
+    layers = range(len(stored["half"].layers))
+    return tuple(Caching(i, names[i, "key"], names[i, "value"]) for i in layers)
+
+
+def _gone(trial: _Trial, now: Mapping[One, str], name: str) -> list[One]:
+    """Return the sides that may go on to a format."""
+    alone = {one: trial.lost({**now, one: name}) for one in now}
+    order = sorted(now, key=lambda one: (alone[one], one))
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high + 1) // 2
+        lost = trial.lost({**now, **dict.fromkeys(order[:middle], name)})
+        low, high = (middle, high) if lost <= MOST else (low, middle - 1)
+    return order[:low]
+
+
+def _both(name: str) -> Mapping[Side, str]:
+    return {"key": name, "value": name}
+
+
+class _Trial:
+    """Runs the first step of decode on caches that were stored and read back."""
+
+    def __init__(
+        self, separate: Separate, stored: Mapping[str, StoredCache], every: Mapping[str, Tensor]
+    ) -> None:
+        first = next(iter(stored.values()))
+        how, graphs, chain = first.decoding, separate.program.graphs, separate.original
+        entry = next(one for one in chain.programs if one.name == how.program)
+        self.decode: Runner = torch_runner(graphs)(entry)
+        self.given = dict(chain.run(torch_runner(graphs), every)[how.program][0])
+        self.logits, self.first = how.next_logits, first
+        self.full = self.decode(self.given)[self.logits][:, -1]
+        self.read = {
+            (name, number, side): self._read(cache, number, side)
+            for name, cache in stored.items()
+            for number in range(len(cache.layers))
+            for side in cache.layers[number].kept
+        }
+
+    def _read(self, cache: StoredCache, number: int, side: Side) -> Tensor:
+        layer = cache.layers[number]
+        kept, rows = layer.kept[side], self.given[layer.caches.side(side).input]
+        return kept.read(rows.dtype, kept.store(rows, kept.constants), kept.constants)
+
+    def lost(self, formats: Mapping[One, str]) -> float:
+        """Return the mean divergence of the next token with each side in a format."""
+        given = dict(self.given)
+        for (number, side), name in formats.items():
+            cache = self.first.layers[number].caches.side(side)
+            given[cache.input] = self.read[name, number, side]
+        return float(divergence(self.full, self.decode(given)[self.logits][:, -1]).mean())
