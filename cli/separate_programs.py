@@ -20,6 +20,7 @@ from tokopt.cli.separate_gates import Original, judge_parts, judge_target
 from tokopt.cli.stored_cache import StoredCache, measured, read
 from tokopt.cli.whole import Asked
 from tokopt.ir.decoding import Decoding
+from tokopt.ir.dialect import OPS
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import Placeholders, find_placeholders
@@ -34,6 +35,9 @@ from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import Budget, GateResult, ProgramEntry, Variant
 from tokopt.targets.parts import FIRST, named_by
 from tokopt.targets.stored_weights import StoredWeights
+
+RAISED = OPS["cached_attention"].name
+"""The operator that attention over a stored cache is, for targets that have it."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,12 @@ class Parted:
             yield judge_cache(whole.cache, plain, self.final, whole.every, whole.given)
 
     def lower(self, target: Target, draft: Path, stored: StoredWeights) -> None:
-        """Write each program's files."""
+        """Write each program's files; attention over a stored cache as the target can have it."""
+        parts, cache = self.final.parts, self.whole.cache
+        if cache is not None and RAISED in target.native:
+            parts = cache.programs(self.plain.parts, raised=True)
         for entry in self._lowered:
-            one = self.final.parts[entry.name]
+            one = parts[entry.name]
             target.lower(one.exported, draft, one.outputs, stored, entry.part)
 
     def judge_target(self, target: Target, draft: Path) -> Iterator[Verdict]:

@@ -115,8 +115,11 @@ class StoredCache:
                     return how.read(torch.float32, value, how.constants)
         return value
 
-    def programs(self, parts: Mapping[str, Part]) -> dict[str, Part]:
-        """Return programs of which decode, and what hands it its caches, store them."""
+    def programs(self, parts: Mapping[str, Part], raised: bool = False) -> dict[str, Part]:
+        """Return programs of which decode, and what hands it its caches, store them.
+
+        ``raised``: attention over them is one operator of the dialect, where it can be.
+        """
         decode = self.decoding.program
         kept = {cache.input: one for cache, one in self.by_cache()}
         inputs: dict[str, dict[str, Kept]] = {decode: kept}
@@ -128,13 +131,20 @@ class StoredCache:
             if link.target == decode and link.input in kept:
                 name = own_name(link.output, parts[link.source].exported)
                 outputs.setdefault(link.source, {})[name] = kept[link.input]
-        return {**parts, **{n: _stored(parts[n], inputs.get(n, {}), outputs[n]) for n in outputs}}
+        return {
+            name: part
+            if name not in outputs
+            else _stored(part, inputs.get(name, {}), outputs[name], raised)
+            for name, part in parts.items()
+        }
 
 
-def _stored(part: Part, inputs: Mapping[str, Kept], outputs: Mapping[str, Kept]) -> Part:
+def _stored(
+    part: Part, inputs: Mapping[str, Kept], outputs: Mapping[str, Kept], raised: bool
+) -> Part:
     places = [tensor.place for tensor in tensor_outputs(part.exported)]
     by_place = {places[part.outputs.index(name)]: kept for name, kept in outputs.items()}
-    return replace(part, exported=with_stored(part.exported, inputs, by_place))
+    return replace(part, exported=with_stored(part.exported, inputs, by_place, raised))
 
 
 def measured(

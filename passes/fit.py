@@ -10,6 +10,7 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.block_tap import stack_blocks
+from tokopt.passes.instead import instead, reads
 from tokopt.passes.methods.asked import Options
 from tokopt.passes.methods.method import STACKS, Method
 from tokopt.passes.placed import stack_places
@@ -127,9 +128,9 @@ def _stacks(facts: Facts, method: Method, role: str | None, options: Options) ->
     found = [s for s in facts.stacks if s.role.rstrip("0123456789") in method.roles]
     if not found:
         raise UnsupportedError(
-            f"{method.name} has no stack to be placed in",
+            f"{method.name} has no stack to be placed in: it reads {reads(method)}",
             expected=" or ".join(sorted(method.roles)),
-            hint="tokopt methods lists what each method is made for",
+            hint=instead(facts.consumer.role),
         )
     if _in_both(method, options) and facts.consumer in found:
         return [facts.consumer]

@@ -19,6 +19,7 @@ from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.sites import Site
 from tokopt.passes.budget import row_count, rows_after, rows_arriving
+from tokopt.passes.instead import instead, reads
 from tokopt.passes.methods.method import Method, Placement, Setting
 
 BEFORE = -1
@@ -53,7 +54,7 @@ class Placing:
         legal = [site for site in stack.sites if site.legal]
         self.group = max((site.group for site in legal), default=1)
         if method.combine is not None:
-            refuse_groups(method.name, stack.role, self.group)
+            refuse_groups(method.name, stack.role, self.group, instead(stack.role))
         self._refuse_barrier(self._published(self.group))
         self.arriving = partial(rows_arriving, facts, stack, legal[-1])
         self.arriving(self.group)  # refused where no rows of the consumer come from here
@@ -200,24 +201,25 @@ class Placing:
             )
 
 
-def refuse_groups(method: str, where: str, group: int) -> None:
+def refuse_groups(method: str, where: str, group: int, hint: str = "") -> None:
     """Refuse a method that folds rows where rows leave in groups of ``group``."""
     if group != 1:
         raise UnsupportedError(
             f"{method} folds single rows, and at {where} rows leave in groups of {group}",
             expected="a site where rows leave one by one",
-            hint="place it where the groups are rows: behind the merger, in the decoder",
+            hint=hint or "behind a merger the groups are rows: place it in the decoder",
         )
 
 
 def _check_needs(method: Method, stack: TokenStack, kind: str) -> None:
     if kind not in method.roles:
         raise UnsupportedError(
-            f"{method.name} is not made for {stack.role}",
+            f"{method.name} is not made for {stack.role}: it reads {reads(method)}",
             expected=" or ".join(sorted(method.roles)),
+            hint=instead(stack.role),
         )
     if "relay" in method.needs and stack.relay is None:
         raise UnsupportedError(
             f"{method.name} needs a relay row, and {stack.role} has none (no class token)",
-            hint="flowcut does without",
+            hint=instead(stack.role),
         )

@@ -18,6 +18,7 @@ from tokopt.ir.layout import lead_axes
 from tokopt.ir.places import image_of, tower_places
 from tokopt.ir.plan import Plan, Stage
 from tokopt.ir.sites import Site
+from tokopt.passes.instead import instead
 from tokopt.passes.methods.method import Method, TowerTap
 from tokopt.passes.numbering import visual_numbers
 from tokopt.passes.operands import Given, Operands
@@ -68,7 +69,7 @@ def feeder_of(facts: Facts, stack: TokenStack, method: str) -> Feeder:
         raise UnsupportedError(
             f"{method} reads the last layer of the tower that feeds {stack.role}, and "
             + ("there is no such tower" if feeder is None else "it attends in windows"),
-            hint="use a method that reads the decoder (tokopt methods)",
+            hint=instead(stack.role),
         )
     return feeder
 

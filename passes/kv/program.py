@@ -17,12 +17,13 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
 
-from tokopt.ir.cache import find_grown
+from tokopt.ir.cache import Grown, find_grown
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.stored import add_stored
 from tokopt.ir.trace import call, fake_mode_of, splice
 from tokopt.passes.kv.format import Format, Side
+from tokopt.passes.kv.raising import StoredRows, raise_attention
 
 aten = torch.ops.aten
 
@@ -49,10 +50,14 @@ class Kept:
 
 
 def with_stored(
-    exported: ExportedProgram, inputs: Mapping[str, Kept], outputs: Mapping[int, Kept]
+    exported: ExportedProgram,
+    inputs: Mapping[str, Kept],
+    outputs: Mapping[int, Kept],
+    raised: bool = False,
 ) -> ExportedProgram:
     """Return a program that takes ``inputs`` (by name) and gives ``outputs`` (by place) stored.
 
+    ``raised``: attention over them is ``tokopt::cached_attention`` where it fits (``raising.py``).
     Raises ``UnsupportedError`` for a cache whose dims are not ``[B, H, T, D]``.
     """
     draft = draft_of(exported)
@@ -73,18 +78,44 @@ def with_stored(
             rows = _spliced(graph, partial(kept.read, full.dtype), kept, places, cache, mode)
         for user in users:
             user.replace_input_with(cache, rows)
+    stored_rows = _stored_rows(graph, grown, inputs, places, mode) if raised else {}
+    raise_attention(graph, stored_rows, mode)
     given = list(end.args[0])
     with graph.inserting_before(end):
         for place, kept in outputs.items():
             one = grown.get(given[place])
             _check(given[place])
             new = given[place] if one is None else one.new
+            if one is not None and one.node in stored_rows:
+                given[place] = stored_rows[one.node].codes
+                continue
             stored = _spliced(graph, kept.store, kept, places, new, mode)
             if one is not None:
                 stored = call(graph, aten.cat.default, [one.past, stored], one.dim, mode=mode)
             given[place] = stored
     end.args = (tuple(given),)
     return rebuilt(draft, graph)
+
+
+def _stored_rows(
+    graph: fx.Graph,
+    grown: Mapping[fx.Node, Grown],
+    inputs: Mapping[str, Kept],
+    places: Mapping[str, fx.Node],
+    mode: FakeTensorMode,
+) -> dict[fx.Node, StoredRows]:
+    """Store the new rows of every cache that has a scale; return the caches by their full rows."""
+    found = {}
+    for node, one in grown.items():
+        kept = inputs.get(one.past.name)
+        if kept is None or one.dim != 2 or not {"scale", "centre"} <= kept.constants.keys():
+            continue
+        scale, centre = (places[f"{kept.name}_{name}"] for name in ("scale", "centre"))
+        with graph.inserting_before(node):
+            new = _spliced(graph, kept.store, kept, places, one.new, mode)
+            codes = call(graph, aten.cat.default, [one.past, new], one.dim, mode=mode)
+        found[node] = StoredRows(codes, scale, centre, one.new)
+    return found
 
 
 def _constants(every: Sequence[Kept]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.bound import bound_runner
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
+from tokopt.targets.onnx.grouped_query import native
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.parts import FIRST, of_part
@@ -167,6 +168,6 @@ def _trial(provider: str) -> str | None:
 
 
 TARGETS: tuple[Target, ...] = (
-    OnnxRuntime("onnxruntime-cpu", CPU),
+    OnnxRuntime("onnxruntime-cpu", CPU, native()),
     OnnxRuntime("onnxruntime-cuda", CUDA),
 )

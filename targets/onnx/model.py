@@ -13,6 +13,7 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.tensors import tensor_inputs
 from tokopt.targets.onnx.complex_pairs import in_pairs
 from tokopt.targets.onnx.decomposing import CallByCall
+from tokopt.targets.onnx.grouped_query import with_grouped_query
 from tokopt.targets.onnx.narrow import narrow_sorts
 from tokopt.targets.onnx.operators import OPSET
 from tokopt.targets.onnx.simplify import simplify
@@ -32,7 +33,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     with quiet(), torchlib_once():
         try:
             program = torch.onnx.export(
-                CallByCall(in_pairs(exported)),
+                CallByCall(in_pairs(with_grouped_query(exported))),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,

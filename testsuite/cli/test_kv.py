@@ -196,10 +196,14 @@ def test_prompts_padded_in_front_are_gone_on_with_in_few_bits(tmp_path: Path) ->
     options = ["--decode", "--padding", "--dynamic", "batch,length", "-o", str(tmp_path / "a.pt2")]
     assert main(["export", str(tmp_path / "model"), *options]) == 0
     line = ["compile", str(tmp_path / "a.pt2"), "--budget", "0.25", "--kv-bits", "8", "--json"]
+    line += ["--target", "onnxruntime-cpu"]
     assert main([*line, "-o", str(tmp_path / "built")]) == 0
     manifest = read_manifest(tmp_path / "built")
     assert json.loads((tmp_path / "built" / "manifest.json").read_text())["cache"]
     assert manifest.budget.total["kv"].predicted == 0.125
+    graph = onnx.load(tmp_path / "built" / "model-decode.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("GroupQueryAttention") == 2 and "Attention" not in operators
 
 
 def test_auto_takes_bits_from_the_sides_that_lose_least(

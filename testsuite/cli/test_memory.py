@@ -32,6 +32,7 @@ from tokopt.passes.normalize import normalize
 from tokopt.passes.observe import observe
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.validate import Checked, run_program, validate
+from tokopt.targets.registry import find
 
 FRAMES, PLACES, KEEP = 5, 9, 11
 PLAN = Plan((Stage("decoder:0", "stc", KEEP), Stage("decoder:1", "vla_pruner", 6)))
@@ -127,6 +128,30 @@ def test_what_is_given_holds_instead_of_what_was_remembered(
     assert torch.equal(model({**chunks[1], **zeros})["output"], wanted)
     with pytest.raises(InputError, match="state_0_count"):
         model({**chunks[1], "state_0_count": torch.zeros(2, 1)})
+
+
+@pytest.mark.exhaustive
+@pytest.mark.needs_cxx
+@pytest.mark.skipif(find("aotinductor").available() is not None, reason="no C++ compiler")
+def test_machine_code_carries_what_is_remembered(
+    archive: Path,
+    built: Path,
+    chunks: list[dict[str, Tensor]],
+    facts: Facts,
+    stream: Callable[[dict[str, Tensor]], list[int]],
+    tmp_path: Path,
+) -> None:
+    done = tokopt.compile(archive, tmp_path / "built", plan=PLAN, target="aotinductor")
+    assert done.ok
+    model, other = tokopt.load(done.folder), tokopt.load(built)
+    for chunk in chunks:
+        out, wanted = model(chunk, trace=True), other(chunk, trace=True)
+        assert visual(out["trace.0.kept"], chunk, facts) == stream(chunk)
+        for name in ("trace.0.kept", "trace.1.kept", "output"):
+            torch.testing.assert_close(out[name], wanted[name], rtol=1e-4, atol=1e-4)
+        for name, value in model.remembered.items():
+            torch.testing.assert_close(value, other.remembered[name], rtol=1e-4, atol=1e-5)
+    assert model.remembered["state_0_count"].tolist() == [[len(chunks)]]
 
 
 @pytest.mark.exhaustive

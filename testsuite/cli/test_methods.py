@@ -28,6 +28,23 @@ def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixtur
     assert vtc["needs"] == ["layers", "relay"] and vtc["options"] == {"start": "scaled"}
 
 
+NAMED = """vflowopt flowcut hiprune holov todre vtc_cls visiondrop fopru hired mmtok catp transprune
+vla_pruner stc fastervlm tokencut lexrank normgrad fastv pdrop visionzip tome sparsevlm dart
+divprune cdpruner var paint random stride downsample"""
+"""What the library is to hold; ToC3D's slow path is a stage's ``until``, with any of them."""
+
+
+def test_the_list_has_every_method_that_is_to_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--json") == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert set(listed) == set(NAMED.split())
+    for entry in listed.values():
+        assert all(entry[key] for key in ("scope", "paper", "licence", "cost", "notes"))
+    # Only todre wishes for more: the class token where there is one.
+    silent = {name for name, entry in listed.items() if not entry["needs_in_words"]}
+    assert silent == {"random", "stride", "divprune", "lexrank", "todre"}
+
+
 def test_the_tables_have_a_row_per_method(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,7 +135,7 @@ def test_a_seed_and_options_are_written_into_the_plan() -> None:
 def test_what_a_method_lacks_is_said_with_a_way_out() -> None:
     with pytest.raises(UnsupportedError, match="needs a relay row") as error:
         fit(analysed("random1").facts, find_method("vtc_cls"), 0.5)
-    assert "flowcut" in str(error.value)
+    assert "divprune" in str(error.value)
     with pytest.raises(UnsupportedError, match="fastv has no stack"):
         fit(analysed("handvit").facts, find_method("fastv"), 0.5)
     with pytest.raises(UnsupportedError, match="not made for vision"):

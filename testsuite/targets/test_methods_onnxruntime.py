@@ -22,6 +22,7 @@ from tokopt.passes.fit import fit
 from tokopt.passes.methods import received
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.rewrites.registry import REWRITES
 
 SITES = {
     ("llava", "vision"): (("vision:1", 32), ("vision:2", 29), ("vision:end", 26)),
@@ -124,6 +125,13 @@ def test_no_stage_writes_a_square_of_a_whole_stream_into_the_file(number: int) -
 @pytest.mark.parametrize(("family", "text"), by_default(REWRITING, REWRITING[:1].__contains__))
 def test_rewritten_attention_lowers_as_well(family: str, text: str) -> None:
     passes(family, text)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", REWRITES)
+def test_no_rewrite_writes_a_square_into_the_file(name: str) -> None:
+    """The one there is, the mask at the rows that stay, is the model's own."""
+    assert squares(f"decoder:1 {name}, decoder:2 stride 9") <= squares("decoder:2 stride 9")
 
 
 def test_every_method_is_tried_on_two_families_or_says_what_it_misses() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -68,3 +70,38 @@ def selected(scores: Tensor, candidates: Tensor, total: int) -> np.ndarray:
 
 def _low(score: float) -> tuple[bool, float]:
     return (True, 0.0) if math.isnan(score) else (False, -float(score))
+
+
+def cached(*args: Any) -> np.ndarray:
+    """Attend row by row over codes read one by one; ``args`` as the operator's."""
+    query, key, value, keys, values, *constants, bias, scale = args
+    new = key.shape[2]
+    whole = [
+        np.concatenate([_rows(codes, *pair)[:, :, : codes.shape[2] - new], exact.double()], 2)
+        for codes, exact, pair in (
+            (keys, key, constants[:2]),
+            (values, value, constants[2:]),
+        )
+    ]
+    weights = attended(query, torch.from_numpy(whole[0]), bias, scale)
+    out = np.zeros(query.shape)
+    for item, head, row in product(*map(range, query.shape[:3])):
+        own = whole[1][item, head * key.shape[1] // query.shape[1]]
+        out[item, head, row] = sum(
+            w * one for w, one in zip(weights[item, head, row], own, strict=True)
+        )
+    return out
+
+
+def _rows(codes: Tensor, scale: Tensor, centre: Tensor) -> np.ndarray:
+    shape = (*codes.shape[:3], scale.shape[3])
+    out = np.zeros(shape)
+    for item, head, row, place in product(*map(range, shape)):
+        if codes.dtype == torch.int8:
+            step = int(codes[item, head, row, place])
+        else:
+            both = int(codes[item, head, row, place // 2])
+            step = (both >> 4 if place % 2 else both & 15) - 8
+        out[item, head, row, place] = step * float(scale[0, head, 0, place])
+        out[item, head, row, place] += float(centre[0, head, 0, place])
+    return out

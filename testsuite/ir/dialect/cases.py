@@ -91,4 +91,32 @@ SELECT: dict[str, tuple[Any, ...]] = {
     "two lead dims": (numbers(2, 3, 4).sin(), _free(2, 3, 4), 2),
 }  # fmt: skip
 
-CASES = {"attention_rows": ATTENTION_ROWS, "gather": GATHER, "restore": RESTORE, "select": SELECT}
+STEPS = torch.arange(2 * 2 * 5 * 8).reshape(2, 2, 5, 8)
+PAIRS = ((STEPS * 37) % 256).to(torch.uint8)[..., :4]
+BYTES = ((STEPS * 37) % 256 - 128).to(torch.int8)
+ROW = numbers(2, 2, 1, 8).cos()
+SIDES = (numbers(1, 2, 1, 8).sin().abs() / 60, numbers(1, 2, 1, 8).cos()) * 2
+
+CACHED: dict[str, tuple[Any, ...]] = {
+    "groups of three": (numbers(2, 6, 1, 8).sin(), ROW, -ROW, BYTES, PAIRS, *SIDES, None, 0.5),
+    "a bias for each head": (
+        *(numbers(2, 4, 1, 8).sin(), ROW, -ROW, PAIRS, PAIRS, *SIDES),
+        *(numbers(1, 4, 1, 5).cos(), 0.5),
+    ),
+    "minus infinity": (
+        *(numbers(2, 2, 1, 8).sin(), ROW, -ROW, BYTES, BYTES, *SIDES),
+        *(torch.where(numbers(1, 1, 1, 5) < 3, -INF, 0.0), 0.5),
+    ),
+    "nothing stored yet": (
+        *(numbers(2, 2, 1, 8).sin(), ROW, -ROW, BYTES[:, :, :1], BYTES[:, :, :1], *SIDES),
+        *(None, 0.5),
+    ),
+}
+
+CASES = {
+    "attention_rows": ATTENTION_ROWS,
+    "cached_attention": CACHED,
+    "gather": GATHER,
+    "restore": RESTORE,
+    "select": SELECT,
+}

@@ -70,6 +70,35 @@ def test_attention_rows_crosses_its_blocks_in_every_dtype(
     assert_means("attention_rows", kernels()["attention_rows"].module.launch(direct, *args), args)
 
 
+@pytest.mark.parametrize(
+    ("heads", "own", "rows", "width", "bits"), [(6, 2, 1, 24, (8, 4)), (2, 2, 20, 16, (4, 8))]
+)
+def test_cached_attention_joins_its_blocks(
+    heads: int, own: int, rows: int, width: int, bits: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+
+    def codes(bits: int) -> Tensor:
+        shape = [2, own, 290, width * bits // 8]
+        if bits == 8:
+            return torch.randint(-128, 128, shape, generator=generator).to(torch.int8)
+        return torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    scales = [drawn(1, own, 1, width).abs() / (8 if one == 4 else 128) for one in bits]
+    bias = torch.zeros(2, 1, 1, 290).masked_fill(torch.arange(290) < 130, float("-inf"))
+    args = (
+        *(drawn(2, heads, rows, width), drawn(2, own, rows, width), drawn(2, own, rows, width)),
+        *(codes(bits[0]), codes(bits[1]), scales[0], drawn(1, own, 1, width)),
+        *(scales[1], drawn(1, own, 1, width), bias, 0.3),
+    )
+    got = kernels()["cached_attention"].module.launch(direct, *args)
+    wanted = OPS["cached_attention"].overload(*args)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_moved_bytes_are_those_of_the_operands_and_the_result() -> None:
     for name, _, args in EVERY:
         result = OPS[name].overload(*args)
