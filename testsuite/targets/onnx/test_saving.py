@@ -29,10 +29,7 @@ def model() -> onnx_ir.Model:
         helper.make_node("Add", ["x", "table"], ["sum"]),
         helper.make_node("Split", ["sum", "sizes"], pieces, axis=0),
     ]
-    outputs = [
-        value(pieces[0], TensorProto.FLOAT, None),
-        value(pieces[-1], TensorProto.FLOAT, None),
-    ]
+    outputs = [value(pieces[i], TensorProto.FLOAT, [1, 400]) for i in (0, -1)]
     inputs = [value("x", TensorProto.FLOAT, [PIECES, 400])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
