@@ -35,6 +35,11 @@ Orders = Mapping[str, tuple[int, ...]]
 """Numbers of the visual rows by role, the most important first."""
 
 
+def is_ordered(plan: Plan, find: Callable[[str], Method]) -> bool:
+    """Return whether a stage keeps the same rows whatever the input, by an order."""
+    return any(find(stage.method).ordered for stage in plan.stages)
+
+
 def with_orders(plan: Plan, find: Callable[[str], Method], orders: Callable[[], Orders]) -> Plan:
     """Return a plan whose stages of methods that take an order have one.
 

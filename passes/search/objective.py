@@ -64,11 +64,15 @@ class Objective:
             for values, behind in zip(found, self._behind, strict=True)
         ]
 
-    def distance(self, exported: ExportedProgram) -> dict[str, float]:
-        """Return how far a program's answers are from the original's, by every measure."""
+    def distance(self, exported: ExportedProgram, without: int = 0) -> dict[str, float]:
+        """Return how far a program's answers are from the original's, by every measure.
+
+        The first batches, as many as ``without``, are left out.
+        """
         kl: list[Tensor] = []
         cosine: list[Tensor] = []
-        for wanted, got in zip(self.reference, self.answers(exported), strict=True):
+        pairs = zip(self.reference, self.answers(exported), strict=True)
+        for wanted, got in list(pairs)[without:]:
             kl.append(divergence(wanted.scores, got.scores))
             cosine.append(1.0 - torch.cosine_similarity(wanted.state, got.state, dim=-1))
         return {"kl": float(torch.cat(kl).mean()), "cosine": float(torch.cat(cosine).mean())}

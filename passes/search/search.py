@@ -28,9 +28,9 @@ from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
-from tokopt.passes.gradients import gradient_orders, with_orders
+from tokopt.passes.gradients import Orders, gradient_orders, is_ordered, with_orders
 from tokopt.passes.methods.method import Method
-from tokopt.passes.observe import average_entropies, observe
+from tokopt.passes.observe import Observation, average_entropies, observe
 from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.effort import Effort
@@ -47,6 +47,9 @@ BEST = 4
 FLOWING, CHANGED, EXPECTED = 3, 3, 2
 """Plans a round judges, by where they come from."""
 ATTEMPTS = 30
+
+FITTED = 3
+"""One batch of so many is what orders are measured on: judged there too, they would always win."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Search:
         seen = [observe(facts, batch) for batch in batches]
         replay = Replay(facts.exported, batches)
         self._entropies = average_entropies(seen)
-        self._orders = cache(lambda: gradient_orders(facts, batches, seen))
+        self._fitted = len(batches) // FITTED
+        self._orders = cache(lambda: self._measured(batches, seen))
         self._objective = Objective(facts, replay, seen)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed)
@@ -165,6 +169,18 @@ class Search:
             raise BudgetError("the choices do not fit together")
         return self._ordered(plan)
 
+    def _measured(
+        self, batches: Sequence[Mapping[str, Tensor]], seen: Sequence[Observation]
+    ) -> Orders:
+        """Measure orders on the first batches; plans with one are judged on the others."""
+        if not self._fitted:
+            raise UnsupportedError(
+                f"an order is measured on other samples than it is judged on, and there are "
+                f"{len(batches)} batches",
+                expected=f"at least {FITTED} batches of calibration samples",
+            )
+        return gradient_orders(self.facts, batches[: self._fitted], seen[: self._fitted])
+
     def _drawn(self, draw: Draw, share: Fraction) -> Plan | None:
         plan = self._space.draw(draw, share)
         try:
@@ -198,7 +214,8 @@ class Search:
             return Judged(judged.number, judged.origin, plan, self._known[text].values)
         try:
             applied = self._apply(plan)
-            values = self._objective.distance(applied.exported)
+            fitted = self._fitted if is_ordered(plan, self.methods.__getitem__) else 0
+            values = self._objective.distance(applied.exported, without=fitted)
         except (UnsupportedError, InputError) as refusal:
             return Judged(judged.number, judged.origin, None, {}, str(refusal))
         self._known[text] = Judged(judged.number, judged.origin, plan, dict(values))

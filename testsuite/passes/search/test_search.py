@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 from testsuite.passes.search.searched import FEW, batches, llava
+from torch import cosine_similarity
 
-from tokopt.ir.errors import InputError
+from tokopt.ir.errors import BudgetError, InputError
+from tokopt.ir.plan import Plan
+from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.gradients import gradient_orders, with_orders
 from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.registry import METHODS, find_method
+from tokopt.passes.observe import observe
 from tokopt.passes.search.effort import EFFORTS, Effort
 from tokopt.passes.search.search import Found, Search
 from tokopt.passes.search.study import Judged
@@ -109,3 +117,31 @@ def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_efforts_grow() -> None:
     trials = [EFFORTS[name].trials for name in ("quick", "default", "thorough")]
     assert trials == sorted(trials) and EFFORTS["quick"].with_trials(3).trials == 3
+
+
+def test_an_order_is_judged_on_other_samples_than_it_was_measured_on() -> None:
+    """Else it wins: what it was fitted to is what it would be asked."""
+    methods, facts = {"normgrad": METHODS["normgrad"]}, llava().facts
+    given, none = [*batches(), batches()[0]], Effort(0, 0, 0)
+    alone = Search(facts, given[:2], Fraction(1, 3), methods)
+    with pytest.raises(BudgetError, match="measured on other samples than it is judged on"):
+        alone.run(none)
+    search = Search(facts, given, Fraction(1, 3), methods)
+    (judged,) = search.run(none).judged
+    assert judged.plan is not None
+    applied = apply_plan(facts.exported, judged.plan, find_method)
+    pairs = zip(
+        search._objective.reference, search._objective.answers(applied.exported), strict=True
+    )
+    each = [(1 - cosine_similarity(a.state, b.state)) for a, b in pairs]
+    assert judged.values["cosine"] == pytest.approx(float(torch.cat(each[1:]).mean()))
+    seen = [observe(facts, given[0])]
+    wanted = with_orders(
+        fit_plan(judged.plan), find_method, lambda: gradient_orders(facts, given[:1], seen)
+    )
+    assert judged.plan.stages == wanted.stages
+
+
+def fit_plan(plan: Plan) -> Plan:
+    """Return a plan without the orders it has."""
+    return replace(plan, stages=tuple(replace(stage, options={}) for stage in plan.stages))
