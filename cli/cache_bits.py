@@ -1,9 +1,10 @@
 """Cache bits: the formats of the fewest bits that leave what comes next as it is (``auto``).
 
-Sides (keys or values of a layer) start in half precision and go to INT8, then on to INT4, those
-first whose going alone moves the next token's distribution least.  As many go as keep it within
-``MOST`` of the original's, measured with all of them gone: a longest prefix, found by bisection.
-What is measured is the first step of decode on the prompts at hand, all rows kept.
+Layers start in half precision and go to INT8, then on to INT4, those first whose going alone moves
+the next token's distribution least.  As many go as keep it within ``MOST`` of the original's,
+measured with all of them gone: a longest prefix, found by bisection.  What is measured is the first
+step of decode on the prompts at hand, all rows kept.  Both sides of a layer go together: runtimes
+have kernels for keys and values in one format.
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ MOST = 0.01
 
 STEPS = ("half", "int8", "int4")
 
-One = tuple[int, Side]
-"""A side of a layer."""
-
 
 def fewest_bits(
     separate: Separate, decoding: Decoding | None, every: Mapping[str, Tensor]
@@ -39,25 +37,21 @@ def fewest_bits(
     """
     stored = {name: measured(separate, decoding, every, _both(name)) for name in STEPS}
     trial = _Trial(separate, stored, every)
-    sides: list[One] = [
-        (i, side) for i in range(len(stored["half"].layers)) for side in ("key", "value")
-    ]
-    now = dict.fromkeys(sides, "half")
+    now = dict.fromkeys(range(len(stored["half"].layers)), "half")
     for name in STEPS[1:]:
         gone = _gone(trial, now, name)
         now |= dict.fromkeys(gone, name)
-        if len(gone) < len(sides):
+        if len(gone) < len(now):
             break
-    kept = {(i, side): stored[name].layers[i].kept[side] for (i, side), name in now.items()}
-    names = {one: how.format.name for one, how in kept.items()}  # finer where outliers ask for it
-    layers = range(len(stored["half"].layers))
-    return tuple(Caching(i, names[i, "key"], names[i, "value"]) for i in layers)
+    kept = [stored[name].layers[layer].kept for layer, name in now.items()]
+    names = [(one["key"].format.name, one["value"].format.name) for one in kept]  # with outliers
+    return tuple(Caching(layer, *pair) for layer, pair in enumerate(names))
 
 
-def _gone(trial: _Trial, now: Mapping[One, str], name: str) -> list[One]:
-    """Return the sides that may go on to a format."""
-    alone = {one: trial.lost({**now, one: name}) for one in now}
-    order = sorted(now, key=lambda one: (alone[one], one))
+def _gone(trial: _Trial, now: Mapping[int, str], name: str) -> list[int]:
+    """Return the layers that may go on to a format."""
+    alone = {layer: trial.lost({**now, layer: name}) for layer in now}
+    order = sorted(now, key=lambda layer: (alone[layer], layer))
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
@@ -95,10 +89,11 @@ class _Trial:
         kept, rows = layer.kept[side], self.given[layer.caches.side(side).input]
         return kept.read(rows.dtype, kept.store(rows, kept.constants), kept.constants)
 
-    def lost(self, formats: Mapping[One, str]) -> float:
-        """Return the mean divergence of the next token with each side in a format."""
+    def lost(self, formats: Mapping[int, str]) -> float:
+        """Return the mean divergence of the next token with each layer in a format."""
         given = dict(self.given)
-        for (number, side), name in formats.items():
-            cache = self.first.layers[number].caches.side(side)
-            given[cache.input] = self.read[name, number, side]
+        for number, name in formats.items():
+            for side in ("key", "value"):
+                cache = self.first.layers[number].caches.side(side)
+                given[cache.input] = self.read[name, number, side]
         return float(divergence(self.full, self.decode(given)[self.logits][:, -1]).mean())

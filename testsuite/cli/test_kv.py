@@ -27,6 +27,7 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
+from tokopt.passes.kv.asked import BITS
 from tokopt.passes.kv.int4 import Int4
 from tokopt.passes.kv.int8 import Int8
 from tokopt.passes.limits import Limits
@@ -206,32 +207,31 @@ def test_prompts_padded_in_front_are_gone_on_with_in_few_bits(tmp_path: Path) ->
     assert operators.count("GroupQueryAttention") == 2 and "Attention" not in operators
 
 
-def test_auto_takes_bits_from_the_sides_that_lose_least(
+def test_auto_takes_bits_from_the_layers_that_lose_least(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     separate = Separate.of(load(built.archive))
     every = separate.inputs(None)
     decoding = separate.decoding(analyse(separate.joined))
+    both = {n: measured(separate, decoding, every, {"key": n, "value": n}) for n in BITS.values()}
+    trial = cache_bits._Trial(separate, both, every)
 
     def formats(most: float) -> list[str]:
         monkeypatch.setattr(cache_bits, "MOST", most)
         found = cache_bits.fewest_bits(separate, decoding, every)
         assert [one.layer for one in found] == [0, 1]
-        return [name for one in found for name in (one.key, one.value)]
+        assert all(one.key == one.value for one in found)
+        return [one.key for one in found]
 
-    def lost(names: list[str]) -> float:
-        stored = {
-            n: measured(separate, decoding, every, {"key": n, "value": n}) for n in set(names)
-        }
-        trial = cache_bits._Trial(separate, stored, every)
-        sides = [(layer, side) for layer in (0, 1) for side in ("key", "value")]
-        return trial.lost(dict(zip(sides, names, strict=True)))
+    def lost(*names: str) -> float:
+        return trial.lost(dict(enumerate(names)))
 
-    assert formats(-1) == ["half"] * 4 and formats(1e9) == ["int4"] * 4
-    eight, four = lost(["int8"] * 4), lost(["int4"] * 4)
-    assert 0 < eight < four
-    mixed = formats((eight + four) / 2)
-    assert {"int8", "int4"} == set(mixed) and lost(mixed) <= (eight + four) / 2
+    assert formats(-1) == ["half"] * 2 and formats(1e9) == ["int4"] * 2
+    eight, four = lost("int8", "int8"), lost("int4", "int4")
+    mixed = {lost("int4", "int8"): ["int4", "int8"], lost("int8", "int4"): ["int8", "int4"]}
+    least = min(mixed)
+    assert 0 < eight < least < four
+    assert formats((least + min(four, max(mixed))) / 2) == mixed[least]
 
 
 @pytest.mark.exhaustive
