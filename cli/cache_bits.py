@@ -13,9 +13,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from tokopt.cli.cache_formats import measured
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import torch_runner
-from tokopt.cli.stored_cache import StoredCache, measured
+from tokopt.cli.stored_cache import StoredCache
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.plan import Caching
 from tokopt.passes.kv.format import Side

@@ -82,7 +82,7 @@ def compile(
     ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
     rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
     ``kv`` stores decode's cache in a format or in those of keys / values (``int8/int4``); ``auto``:
-    each side of each layer in as few bits as leave the next token as it is.
+    each layer in as few bits as leave the next token as it is.
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated

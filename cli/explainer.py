@@ -22,6 +22,7 @@ from tokopt.ir.errors import InputError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import find_placeholders
 from tokopt.ir.plan import Plan
+from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.search.losses import Losses, losses
@@ -49,7 +50,9 @@ def explain(
         plan = Plan.from_toml(read_plan_text(str(file)), str(file))
         lost = None if ground is None else losses(ground[0], [ground[1]], plan, find_method)
         asked = own.budget.requested
-        rows = min(asked.get("tokens", 1.0), asked.get("kv", 1.0))  # as ``Limits.rows``
+        stored = max((one.bytes_per_token / one.full for one in own.cache), default=1.0)
+        limits = Limits(tokens=asked.get("tokens"), kv=asked.get("kv"))
+        rows = limits.in_rows(stored).rows
         judged = searched.get(f"{rows:g}") if asked else None
         told.append(_budget(own.budget, plan, judged, lost))
     return {

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.cache_bits import fewest_bits
+from tokopt.cli.cache_formats import measured, read
 from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
 from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target
-from tokopt.cli.stored_cache import StoredCache, measured, read
+from tokopt.cli.stored_cache import StoredCache
 from tokopt.cli.whole import Asked
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.dialect import OPS

@@ -17,11 +17,12 @@ from torch import Tensor
 
 import tokopt
 from tokopt.cli import cache_bits
+from tokopt.cli.cache_formats import measured
 from tokopt.cli.cache_gate import judge_cache
 from tokopt.cli.compiled import Compiled
 from tokopt.cli.main import main
 from tokopt.cli.separate import Separate
-from tokopt.cli.stored_cache import CACHE, measured
+from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.verifier import verify
 from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
