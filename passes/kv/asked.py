@@ -14,7 +14,7 @@ BITS = {16: "half", 8: "int8", 4: "int4"}
 
 
 AUTO: Literal["auto"] = "auto"
-"""Not a format: as few bits as leave the next token as it is, side by side of each layer."""
+"""Not a format: as few bits as leave the next token as it is, layer by layer."""
 
 
 def of_bits(said: str) -> str:

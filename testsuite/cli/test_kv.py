@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from testsuite.cli.test_generate import padded
 from testsuite.zoo import llava
 from testsuite.zoo.handvlm import Sizes
 from testsuite.zoo.handvlm_parts import inputs, parts
@@ -206,6 +207,42 @@ def test_prompts_padded_in_front_are_gone_on_with_in_few_bits(tmp_path: Path) ->
     graph = onnx.load(tmp_path / "built" / "model-decode.onnx").graph
     operators = [node.op_type for node in graph.node]
     assert operators.count("GroupQueryAttention") == 2 and "Attention" not in operators
+    _gone_on_with(tmp_path, padded(7, (0, 3)), 8)
+
+
+def _gone_on_with(place: Path, asked: dict[str, Tensor], steps: int) -> None:
+    """Compare with programs of all bits between which INT8 rows are stored and read back here."""
+    plan = place / "full.toml"
+    plan.write_text((place / "built" / "plan.toml").read_text().partition("\n[[cache]]")[0])
+    tokopt.compile(place / "a.pt2", place / "full", plan=plan, target="eager")
+    model, plain = tokopt.load(place / "built"), tokopt.load(place / "full")
+    constants = load_file(place / "built" / CACHE)
+
+    def stored(number: int, rows: Tensor) -> Tensor:
+        side = "key" if number % 2 == 0 else "value"
+        own = {n: constants[f"{number // 2}.{side}.{n}"] for n in ("centre", "scale")}
+        return Int8().dequantize(side, Int8().quantize(side, rows, own, None), own)
+
+    first, decode = plain(asked), plain.program("decode")
+    caches = [stored(i, first[f"past_{i}"]) for i in range(4)]
+    padding = (asked["attention_mask"] == 0).sum(1, keepdim=True)
+    mask = (torch.arange(caches[0].shape[2]) >= padding).long()
+    logits, made = first["logits"][:, -1], []
+    for step in range(steps):
+        made.append(logits.argmax(-1))
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        where = torch.full((len(mask), 1), asked["input_ids"].shape[1] + step)
+        past = {f"past_{i}": rows for i, rows in enumerate(caches)}
+        token = made[-1][:, None]
+        ran = decode(input_ids=token, position_ids=where, attention_mask=mask, **past)
+        new = [ran[f"present_{i}"][:, :, -1:] for i in range(4)]
+        caches = [torch.cat([rows, stored(i, new[i])], 2) for i, rows in enumerate(caches)]
+        logits = ran["logits"][:, -1]
+    got = model.generate(asked, max_new_tokens=steps, stop=())
+    assert torch.equal(got, torch.stack(made, 1))
+    alone = {name: value[1:] for name, value in asked.items()}
+    short = {name: alone[name][:, padding[1] :] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(got[1:], model.generate({**alone, **short}, max_new_tokens=steps, stop=()))
 
 
 def test_auto_takes_bits_from_the_layers_that_lose_least(
