@@ -134,10 +134,10 @@ def _refuse_bfloat16(exported: ExportedProgram, provider: str) -> None:
 
 
 def _refuse_float8(exported: ExportedProgram) -> None:
-    """Refuse what ONNX has a type of, and no concatenation: a cache of it could not grow."""
-    for node in exported.graph.nodes:
-        dtype = getattr(node.meta.get("val"), "dtype", None)
-        if dtype is not None and str(dtype).startswith("torch.float8"):
+    """Refuse to concatenate what ONNX has a type of, and no such operator: caches that grow."""
+    for node in exported.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default):
+        dtype = node.meta["val"].dtype
+        if str(dtype).startswith("torch.float8"):
             raise UnsupportedError(
                 f"the program computes with {dtype}, of which ONNX puts no two behind one another",
                 where=node.name,
