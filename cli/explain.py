@@ -66,6 +66,8 @@ def parts(told: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("of saved: of the operations saved; flow left, distances: of all stages so far")
     for entry in told["attention"]:
         yield Text(f"attention: {entry}")
+    for entry in told["cache"]:
+        yield Text(f"cache: {entry}")
     if told["distance"] is not None:
         distance = ", ".join(f"{name} {value:.4g}" for name, value in told["distance"].items())
         yield Text(f"distance of the answer on {told['samples']} samples: {distance}")

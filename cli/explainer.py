@@ -7,7 +7,8 @@ plan, what was judged at other sites.  With the archive: what each stage loses, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tokopt.passes.normalize import normalize
 from tokopt.passes.search.losses import Losses, losses
 from tokopt.passes.select import read_plan_text
 from tokopt.targets.artifact import PLAN
-from tokopt.targets.manifest import Budget, Manifest, read_manifest
+from tokopt.targets.manifest import Budget, CachedLayer, Manifest, read_manifest
 from tokopt.targets.parts import of_part
 
 
@@ -54,7 +55,7 @@ def explain(
         limits = Limits(tokens=asked.get("tokens"), kv=asked.get("kv"))
         rows = limits.in_rows(stored).rows
         judged = searched.get(f"{rows:g}") if asked else None
-        told.append(_budget(own.budget, plan, judged, lost))
+        told.append({**_budget(own.budget, plan, judged, lost), "cache": _cached(own.cache)})
     return {
         "schema_version": 1,
         "artifact": str(folder),
@@ -127,6 +128,19 @@ def _budget(
         "samples": None if lost is None else lost.samples,
         "search": None if judged is None else _why(judged),
     }
+
+
+def _cached(layers: Sequence[CachedLayer]) -> list[str]:
+    """Return how decode stores its cache, neighbouring layers that do it alike together."""
+    told = []
+    for form, run in groupby(layers, key=lambda one: (one.key, one.value, one.note)):
+        members, (key, value, note) = list(run), form
+        first, last = members[0].layer, members[-1].layer
+        which = f"layer {first}" if first == last else f"layers {first} to {last}"
+        stored, full = members[0].bytes_per_token, members[0].full
+        why = f" ({note})" if note else ""
+        told.append(f"{which}: {key}/{value}, {stored:g} of {full:g} bytes a token{why}")
+    return told
 
 
 def _share(flops: int | None, saved: int | None) -> float | None:

@@ -83,6 +83,13 @@ def test_what_a_row_costs_is_counted_and_every_gate_passed(built: Built) -> None
     assert [types[name] for name in caches] == [onnx.TensorProto.INT8, onnx.TensorProto.UINT8] * 2
 
 
+def test_explain_says_how_the_cache_is_stored(built: Built, capfd: Capture) -> None:
+    assert main(["explain", str(built.made.folder)]) == 0
+    width = SIZES.width
+    said = f"cache: layers 0 to 1: int8/int4, {1.5 * width:g} of {4 * width} bytes a token"
+    assert said in capfd.readouterr().out
+
+
 def test_tokens_are_those_of_the_formats_around_programs_with_all_bits(built: Built) -> None:
     """The reference stores and reads caches itself, between runs of an artifact of all bits."""
     folder, asked = built.made.folder, prompts()
