@@ -28,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--metrics",
         action="store_true",
-        help="run the program once: how attention is shared between text and image, layer by layer",
+        help="run the program once: how attention is shared between text and image, layer by "
+        "layer, and each layer's operations and bytes on these inputs",
     )
     parser.add_argument(
         "--inputs", metavar="FILE", help="safetensors to run on (default: the example inputs)"
@@ -49,10 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from tokopt.cli.inputs import inputs_for
     from tokopt.cli.inspect_metrics import describe_metrics, metrics_tables
     from tokopt.cli.inspect_tables import tables
+    from tokopt.cli.inspect_work import describe_work, work_tables
     from tokopt.cli.several import describe_links, located, whole
     from tokopt.ir.errors import InputError
     from tokopt.ir.facts import analyse
     from tokopt.ir.load import load
+    from tokopt.passes.layer_work import work_by_layer
     from tokopt.passes.manager import PassManager
     from tokopt.passes.metrics import measure
     from tokopt.passes.normalize import Normalize
@@ -74,13 +77,15 @@ def run(args: argparse.Namespace) -> int:
         described = describe_program(program, facts, joined, known)
     if args.metrics:
         with stage("running"):
-            observed = observe(facts, inputs_for(exported, args.inputs))
-            described["metrics"] = describe_metrics(measure(observed))
+            given = inputs_for(exported, args.inputs)
+            described["metrics"] = describe_metrics(measure(observe(facts, given)))
+            described["work"] = describe_work(work_by_layer(facts, given))
     if args.json:
         print(json.dumps(described))
     else:
         show(*tables(described))
         show(*metrics_tables(described["metrics"]) if args.metrics else ())
+        show(*work_tables(described["work"]) if args.metrics else ())
     return 0
 
 

@@ -155,7 +155,9 @@ def test_metrics_are_shown_as_tables_and_in_json(
     file = tmp_path / "model.pt2"
     save(Program.of(normal("llava")), file)
     assert main(["inspect", str(file), "--metrics", "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out)["metrics"]
+    said = json.loads(capsys.readouterr().out)
+    measured, work = said["metrics"], said["work"]
+    assert work[-1]["depth"] is None and all(one["flops"] > 0 < one["bytes"] for one in work)
     layers = measured["stacks"]["decoder"]["layers"]
     assert [layer["depth"] for layer in layers] == [0, 1, 2, 3]
     late = measured["stacks"]["decoder"]["late"]["mdi"]
