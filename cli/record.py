@@ -12,7 +12,7 @@ from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.cli.write_tensors import write_tensors
 from tokopt.targets.artifact import LOG, PLAN, seal
-from tokopt.targets.manifest import FAILED, OK, Manifest, Run
+from tokopt.targets.manifest import FAILED, OK, Manifest, Run, SparseStep
 from tokopt.targets.parts import of_part
 
 
@@ -20,6 +20,7 @@ def record(
     draft: Path,
     made: Sequence[Candidate],
     whole: Whole,
+    sparse: SparseStep | None,
     target: str,
     sha256: str,
     device: str,
@@ -47,6 +48,7 @@ def record(
         decoding=whole.decoding,
         device=device,
         cache=() if whole.cache is None else whole.cache.records,
+        sparse=sparse,
         status=OK if all(v.passed for v in verdicts) else FAILED,
         **first.fields,
     )

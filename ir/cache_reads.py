@@ -1,7 +1,7 @@
 """Cache reads: the attention of each layer of decode with the two caches that it reads.
 
-Recognised: fused attention of one query row over caches ``[B, H, T, D]`` that are grown by cat, read
-as they are or with each head repeated for a group of the query's.
+Recognised: fused attention of one query row over caches ``[B, H, T, D]`` that are grown by cat,
+read as they are or with each head repeated for a group of the query's.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _cache(rows: fx.Node, grown: Collection[fx.Node]) -> fx.Node | None:
 
 
 def _repeats(chain: Sequence[fx.Node], cache: fx.Node) -> bool:
-    """Whether ``[B, G, T, D]`` becomes ``[B, G, 1, T, D]``, ``[B, G, n, T, D]``, ``[B, Gn, T, D]``."""
+    """Whether ``[B, G, T, D]`` is unsqueezed and expanded to n heads each, then folded to G·n."""
     if [n.target for n in chain[:2]] != [aten.unsqueeze.default, aten.expand.default]:
         return False
     if len(chain) != 3 or chain[0].args[1] not in (2, -3):

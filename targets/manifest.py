@@ -27,10 +27,10 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants, ``cache`` and ``device``; older ones still load."""
+variants, ``cache`` and ``device``, 8 ``sparse``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -135,6 +135,26 @@ class CachedLayer:
 
 
 @dataclass(frozen=True)
+class SparseStep:
+    """A second decode program, for caches of at least ``rows`` rows: its files' ``part``.
+
+    ``full`` layers read all rows, ``select`` ones too and choose ``pages`` of ``page`` rows, the
+    last ``recent`` among them; the others read the rows that the last of these in front of them
+    chose.  ``note``: how the layers were found.
+    """
+
+    part: str
+    method: str
+    rows: int
+    full: tuple[int, ...]
+    select: tuple[int, ...]
+    page: int
+    pages: int
+    recent: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
 
@@ -155,7 +175,7 @@ class Manifest:
     any length.
     ``decoding``: how the program behind the main one makes the next token, where that is known.
     ``device``: of which latency was predicted, empty where of none.  ``cache``: how decode's layers
-    store what they read, empty where that is in full.
+    store what they read, empty where that is in full.  ``sparse``: what decodes on long caches.
     """
 
     target: str
@@ -176,6 +196,7 @@ class Manifest:
     decoding: Decoding | None = None
     device: str = ""
     cache: tuple[CachedLayer, ...] = ()
+    sparse: SparseStep | None = None
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -242,6 +263,7 @@ def upgraded(text: str) -> str:
         "device": "",
         "padding": None,
         "decoding": None,
+        "sparse": None,
         **json.loads(text),
     }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]

@@ -47,4 +47,5 @@ def _asked(method: str, options: Mapping[str, int | float | str]) -> Asked:
             )
     numbers = {name: int(value) for name, value in options.items()}
     rows = numbers.pop(FROM, None)
+    numbers.setdefault("recent", min(Pages.recent, numbers.get("pages", Pages.pages)))
     return Asked(Pages(**numbers), rows)

@@ -1,4 +1,4 @@
-"""Groups: which layers of decode read all rows, which choose, and whose choice the others follow."""
+"""Groups: which layers of decode read all rows, which choose, and whose choice others follow."""
 
 from __future__ import annotations
 

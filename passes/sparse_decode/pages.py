@@ -92,7 +92,7 @@ def present(rows: Tensor, past: Tensor) -> Tensor:
 
 
 def places(rows: Tensor, there: Tensor, past: Tensor) -> Tensor:
-    """Return int64 ``[B · G · R]``: where rows lie in ``past`` ``[B, G, S, D]`` as ``[B · G · S, D]``.
+    """Return int64 ``[B·G·R]``: where rows of ``past`` ``[B, G, S, D]`` lie in ``[B·G·S, D]``.
 
     Row 0 stands where there is none.
     """
@@ -103,7 +103,7 @@ def places(rows: Tensor, there: Tensor, past: Tensor) -> Tensor:
 
 
 def headed(few: Tensor, rows: Tensor) -> Tensor:
-    """Return ``[B, G, R, D]`` of ``few`` ``[B · G · R, D]``."""
+    """Return ``[B, G, R, D]`` of ``few`` ``[B·G·R, D]``."""
     return few.reshape(rows.shape[0], -1, rows.shape[1], few.shape[1])
 
 

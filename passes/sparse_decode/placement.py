@@ -1,10 +1,10 @@
 """Placement: which layers of decode choose, measured on what its layers attend to.
 
 The paper's numbers are read off one model (28 layers: 2 full, then 3 that choose at 2, 14 and 22).
-Here as many layers, by share of the depth, read all rows; which of them choose is measured: a layer
-that follows another's choice loses the probability that its heads give, in the mean, to rows that
-are not chosen.  The layers are those of least loss in all, exactly (dynamic programming over the
-last that chose, as Kascade, arXiv 2512.16391, places its anchors).
+Here as many layers, by share of shallower depths, read all rows; which of them choose is measured:
+a layer that follows another's choice loses the probability that its heads give, in the mean, to
+rows that are not chosen.  The layers are those of least loss in all, exactly (dynamic programming
+over the last that chose, as Kascade, arXiv 2512.16391, places its anchors).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def published(layers: int, breaks: Collection[int] = ()) -> Groups:
     decode with too few layers.
     """
     full = full_layers(layers)
-    scaled = {max(full, round(depth * layers / DEPTH)) for depth in SELECT}
+    count = max(1, round(len(SELECT) * min(layers, DEPTH) / DEPTH))
+    scaled = {max(full, round(depth * layers / DEPTH)) for depth in SELECT[:count]}
     select = sorted(scaled | {b for b in breaks if full <= b < layers})
     return Groups(layers, tuple(range(full)), tuple(select))
 
