@@ -26,7 +26,10 @@ def record(
     device: str,
     clock: Clock,
 ) -> Manifest:
-    """Write the plans, the log and the manifest; ``sha256`` is the archive's."""
+    """Write the plans, the log and the manifest; ``sha256`` is the archive's.
+
+    ``sparse``: what decodes on long caches, None where nothing does.
+    """
     entries = [one.recorded() for one in made]
     for one, entry in zip(made, entries, strict=True):
         text = one.checked.plan.to_toml()

@@ -24,6 +24,7 @@ from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.part import Part, own_name
 from tokopt.ir.plan import Plan, SparseDecode
+from tokopt.ir.tolerances import IDENTITY
 from tokopt.passes.decompose import decompose
 from tokopt.passes.search.objective import divergence
 from tokopt.passes.sparse_decode.asked import DELTA, FROM, Asked, planned_sparse
@@ -38,7 +39,7 @@ from tokopt.passes.sparse_decode.placement import (
     published,
 )
 from tokopt.passes.sparse_decode.sparsify import sparsify
-from tokopt.passes.validate import Verdict
+from tokopt.passes.validate import Verdict, relative_difference, run_program
 from tokopt.targets.base import Target
 from tokopt.targets.calling import on_host
 from tokopt.targets.manifest import SparseStep
@@ -87,6 +88,18 @@ class SparseProgram:
         """Yield the verdicts in torch."""
         yield from self.step.judge_identity()
         yield judge_step(self.step, self.final, "torch", None, self.cache)
+
+    def judge_saved(self, saved: ExportedProgram) -> Verdict:
+        """Return whether a saved program computes what the plan applied again does."""
+        given, compared = self.step.long(self.cache)[0], "the sparse decode that is saved"
+        wanted, got = (
+            run_program(self.graphs[self.record.part[1:]], given),
+            run_program(saved, given),
+        )
+        if [(v.shape, v.dtype) for v in wanted] != [(v.shape, v.dtype) for v in got]:
+            return Verdict("program", False, compared, message="its outputs are others")
+        worst = max(relative_difference(a, b) for a, b in zip(wanted, got, strict=True))
+        return Verdict("program", worst <= IDENTITY, compared, worst, IDENTITY)
 
     def lower(self, target: Target, draft: Path, stored: StoredWeights) -> None:
         """Write the target's files."""

@@ -44,16 +44,24 @@ class Step:
         """The inputs that grow."""
         return [cache.input for cache in self.how.caches]
 
-    def long(self) -> dict[str, Tensor]:
-        """Return inputs whose caches are twice as long as what is kept, each row repeated."""
+    def long(self, cache: StoredCache | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return inputs with caches twice as long as what is kept, rows repeated.
+
+        As they are stored, and as what is stored is read.
+        """
         found, rows = dict(self.given), 2 * self.pages.rows + self.pages.page // 2
-        for cache in self.how.caches:
-            found[cache.input] = _repeated(self.given[cache.input], cache.dim, rows, CALMER)
+        for side in self.how.caches:
+            found[side.input] = _repeated(self.given[side.input], side.dim, rows, CALMER)
         if self.how.mask is not None:
             mask = self.given[self.how.mask]
             prompt, own = mask[:, :-1], mask[:, -1:]
             found[self.how.mask] = torch.cat([_repeated(prompt, 1, rows, 1), own], 1)
-        return found
+        taken, reads = dict(found), dict(found)
+        for one, kept in () if cache is None else cache.by_cache():
+            full = found[one.input]
+            taken[one.input] = kept.store(full, kept.constants)
+            reads[one.input] = kept.read(full.dtype, taken[one.input], kept.constants)
+        return taken, reads
 
     def judge_identity(self) -> Iterator[Verdict]:
         """Yield the verdict on a step that keeps all pages."""
@@ -70,13 +78,7 @@ def judge_step(
     step: Step, part: Part, who: str, runner: Runner | None, cache: StoredCache | None
 ) -> Verdict:
     """Return the verdict on a sparse step: ``runner``'s, or without one that of torch in fp32."""
-    given, allowed = step.long(), ORACLE
-    taken, reads = dict(given), dict(given)
-    if cache is not None:
-        for one, kept in cache.by_cache():
-            rows = given[one.input]
-            taken[one.input] = kept.store(rows, kept.constants)
-            reads[one.input] = kept.read(rows.dtype, taken[one.input], kept.constants)
+    (taken, reads), allowed = step.long(cache), ORACLE
     if runner is None:
         values = run_program(decompose(part.exported), taken, full=True)
         got = dict(zip(part.outputs, values, strict=True))

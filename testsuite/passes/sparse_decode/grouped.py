@@ -1,4 +1,4 @@
-"""A hand-written decode step: grouped heads, a mask of paddings, caches that are given back whole."""
+"""A hand-written decode step: grouped heads, a mask of paddings, caches given back whole."""
 
 from __future__ import annotations
 

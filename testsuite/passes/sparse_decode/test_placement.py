@@ -1,4 +1,4 @@
-"""Which layers choose: the paper's at the paper's depth, and those of least loss of all there are."""
+"""Which layers choose: the paper's at the paper's depth, those of least loss of all there are."""
 
 from __future__ import annotations
 
