@@ -89,6 +89,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": _prompt(packed),
     "qwen2_vl": _prompt(packed),
     "qwen3_vl": _prompt(packed),
+    "qwen3_vl_moe": _prompt(packed),
     "smolvlm": _prompt(grouped_images),
     "vipllava": _prompt(images),
     # sound and a prompt
