@@ -3,13 +3,15 @@
 Before: the training IR that ``torch.export`` writes, with in-place ops, assertion chains (the count
 of image placeholders among them) and dead layers.  After: the same values from functional aten
 calls in which attention, linear and norm layers are still single nodes; a loop over equal pieces
-of the rows is one run (``pieces.py``); what several layers read by cross-attention is threaded
+of the rows is one run (``pieces.py``), a merge is one of few forms (``spread.py``,
+``written.py``); what several layers read by cross-attention is threaded
 through them by aliases (``ir/cross.py``).  Sound because assertions have no result, an alias is its
 operand, pieces do not read one another and functionalisation is torch's own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,12 +20,16 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.cross import thread
+from tokopt.ir.dims import operator_name
 from tokopt.ir.program import Program
 from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.pieces import batch_pieces
 from tokopt.passes.snapshot import Snapshot
 from tokopt.passes.spec import NORMALIZED, Spec
+from tokopt.passes.spread import scatter_spread_rows
+from tokopt.passes.stacked import COMBINE
+from tokopt.passes.written import unify_written_rows
 
 ASSERTIONS = frozenset(
     {
@@ -59,6 +65,22 @@ class Normalize(Pass):
         return PassResult(normal, modified=True, statistics={"nodes removed": removed})
 
 
+RECOMPUTED = COMBINE | {
+    f"aten::{name}" for name in "where masked_scatter index_put cat slice_scatter scatter".split()
+}
+"""Operators of which the normal form has more or fewer where it computes otherwise."""
+
+
+def computes_alike(archived: ExportedProgram, normal: ExportedProgram) -> bool:
+    """Return whether normalising left every calculation as it was: no loop or merge is another."""
+
+    def calls(exported: ExportedProgram) -> Counter[str]:
+        names = map(operator_name, exported.graph.nodes)
+        return Counter(name for name in names if name in RECOMPUTED)
+
+    return calls(archived) == calls(normal)
+
+
 def _size(program: Program) -> int:
     return sum(len(exported.graph.nodes) for exported in program.graphs.values())
 
@@ -78,6 +100,8 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
         _remove(plain.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(plain.graph)
     batch_pieces(plain.graph)
+    scatter_spread_rows(plain.graph)
+    unify_written_rows(plain.graph)
     thread(plain)
     return rebuilt(plain, plain.graph)
 
