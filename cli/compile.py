@@ -227,7 +227,7 @@ def show_table(compiled: Compiled) -> None:
         site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
         plan.add_row(site, stage.method, kept, str(count), *costs)
     for entry in compiled.plan.attention:
-        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "", "", "")
+        plan.add_row(f"{entry.site} and on", entry.method, "all (none dropped)", "", "", "")
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )
