@@ -45,7 +45,7 @@ from tokopt.passes.kv.asked import asked_formats
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.select import read_plan_text
-from tokopt.passes.validate import Checked, validate
+from tokopt.passes.validate import Checked, Verdict, validate
 from tokopt.passes.within import Meter
 from tokopt.targets import registry
 from tokopt.targets.artifact import building
@@ -148,6 +148,7 @@ def compile(
         inner = None if limits is None else limits.in_rows(max(shares, default=1.0))
         chooser = Chooser(plan, searcher, planner, meter, inner)
         made: list[Candidate] = []
+        normal: list[Verdict] = []
         for number, share in enumerate(budgets or (None,)):
             with clock.stage(chooser.stage):
                 wanted, note = chooser.choose(share if inner is None else inner.rows)
@@ -163,7 +164,8 @@ def compile(
                 part = FIRST if number == 0 or share is None else part_of(share)
                 rewritten = whole.rewritten(checked, part, chosen.native)
             with clock.stage("verify"):
-                verdicts = [*validate(checked, [given]), *rewritten.judge()]
+                normal = normal if made else list(whole.judge_normal())
+                verdicts = [*normal, *validate(checked, [given]), *rewritten.judge()]
             found = (checked, rewritten, verdicts, shares)
             made.append(Candidate(costs, note, spent, work, *found))
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):

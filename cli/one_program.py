@@ -13,6 +13,7 @@ from tokopt.cli.buckets import judge_padding, padding_of, pieces_of
 from tokopt.cli.candidate import Piece
 from tokopt.cli.clock import Clock
 from tokopt.cli.inputs import check_merges, inputs_for
+from tokopt.cli.normal_gate import judge_normal
 from tokopt.cli.target_gate import against_target
 from tokopt.cli.whole import Asked
 from tokopt.ir.errors import UnsupportedError
@@ -70,6 +71,10 @@ class OneProgram:
         alone = budgets * max(1, len(buckets)) == 1
         name = program.main_name if alone else MAIN_NAMES[0]
         return OneProgram(program.main, name, facts, given, placeholders, buckets)
+
+    def judge_normal(self) -> Iterator[Verdict]:
+        """Yield the verdict on the normal form."""
+        yield from judge_normal(self.exported, self.facts.exported, self.given)
 
     def with_cache(self, wanted: Asked, file: Path | None) -> OneProgram:
         """Refuse: such a model hands no cache on."""

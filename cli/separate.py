@@ -35,8 +35,12 @@ from tokopt.targets.signature import signature_of
 
 @dataclass(frozen=True)
 class Separate:
-    """Programs in normal form, how they are linked, and all that feeds the main one as one."""
+    """Programs in normal form, how they are linked, and all that feeds the main one as one.
 
+    ``archived`` are the same programs as they came.
+    """
+
+    archived: Mapping[str, ExportedProgram]
     program: Program
     links: tuple[Link, ...]
     joined: ExportedProgram
@@ -57,7 +61,7 @@ class Separate:
             raise
         _refuse_unlinked(normal, links)
         _refuse_names(normal)
-        return Separate(normal, links, join(normal.graphs, links, main))
+        return Separate(program.graphs, normal, links, join(normal.graphs, links, main))
 
     @property
     def order(self) -> list[str]:

@@ -16,8 +16,9 @@ from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
 from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
+from tokopt.cli.normal_gate import judge_normal
 from tokopt.cli.separate import Separate
-from tokopt.cli.separate_gates import Original, judge_parts, judge_target
+from tokopt.cli.separate_gates import Original, judge_parts, judge_target, torch_runner
 from tokopt.cli.stored_cache import StoredCache
 from tokopt.cli.whole import Asked
 from tokopt.ir.decoding import Decoding
@@ -30,6 +31,7 @@ from tokopt.ir.program import Program
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
+from tokopt.passes.pieces import combining
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.base import Target
 from tokopt.targets.chained import Chain
@@ -70,6 +72,15 @@ class SeparatePrograms:
             check_merges(given, placeholders, inputs)
             front = with_followers(facts, separate)
         return SeparatePrograms(separate, front, every, given, placeholders)
+
+    def judge_normal(self) -> Iterator[Verdict]:
+        """Yield the verdicts on the normal form of each program that computes otherwise in it."""
+        before, after = self.separate.archived, self.separate.program.graphs
+        changed = [name for name in after if combining(before[name]) != combining(after[name])]
+        if changed:
+            ran = self.separate.original.run(torch_runner(after), self.every)
+            for name in changed:
+                yield from judge_normal(before[name], after[name], ran[name][0])
 
     @cached_property
     def decoding(self) -> Decoding | None:

@@ -93,6 +93,7 @@ def _verify_budget(
     parts, again = separate.parted(applied, budget=part)
     gates = [*validate(checked, [own]), *judge_parts(separate, checked, parts, again, given)]
     whole = SeparatePrograms(separate, facts, given, own, manifest.placeholders)
+    gates += whole.judge_normal()
     if plan.cache:
         whole, plain = whole.with_cache(plan.cache, folder / CACHE), Programs(parts, again)
         assert whole.cache is not None

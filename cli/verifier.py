@@ -25,6 +25,7 @@ from torch.export import ExportedProgram
 from tokopt.cli.buckets import fitting, judge_padding
 from tokopt.cli.candidate import Piece
 from tokopt.cli.inputs import check_merges, example_inputs, fitting_inputs, inputs_needed
+from tokopt.cli.normal_gate import judge_normal
 from tokopt.cli.separate_verifier import verify_separate
 from tokopt.cli.target_gate import against_target
 from tokopt.ir.errors import InputError, UnsupportedError
@@ -89,6 +90,8 @@ def verify(
         programs = load(folder / PROGRAM, check=False)  # its hash was compared
         facts = None if original is None else analyse(normalize(original.main))
         gates = [changed]
+        if original is not None and facts is not None:
+            gates += judge_normal(original.main, facts.exported, given)
         for part, own in manifest.parts.items():
             names = [spec.name for spec in own.signature.outputs]
             whole = with_memory(own.memory, given)

@@ -58,6 +58,9 @@ class Whole(Protocol):
     ``given`` are inputs of this graph, by name.
     """
 
+    def judge_normal(self) -> Iterator[Verdict]:
+        """Yield the verdicts on the normal form, where it computes otherwise than the archive."""
+
     @property
     def facts(self) -> Facts:
         """What is known of the graph; sites that must not be used are barred."""

@@ -7,7 +7,7 @@ decoder.  No module name is read: the structure is in the additions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -100,9 +100,28 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(
-            tuple(layers), dim, stream, _end(layers[-1].join, stream, dim, joins, dims, dependence)
+            tuple(_narrower(layers)),
+            dim,
+            stream,
+            _end(layers[-1].join, stream, dim, joins, dims, dependence),
         )
         for layers, dim, stream in stacks
+    ]
+
+
+def _narrower(layers: list[Layer]) -> list[Layer]:
+    """Return layers with those windowed that attend inside what others of the stack attend to.
+
+    Where all attend to the same part of the stream, that part is an item of a batch.
+    """
+    keys = {layer.attention[0].keys.root for layer in layers}
+
+    def inside(own: Axis) -> bool:
+        return any(own is not other and locate(other, own) is not None for other in keys)
+
+    return [
+        replace(layer, windowed=layer.windowed or inside(layer.attention[0].keys.root))
+        for layer in layers
     ]
 
 

@@ -2,9 +2,10 @@
 
 Before: the training IR that ``torch.export`` writes, with in-place ops, assertion chains (the count
 of image placeholders among them) and dead layers.  After: the same values from functional aten
-calls in which attention, linear and norm layers are still single nodes; what several layers read by
-cross-attention is threaded through them by aliases (``ir/cross.py``).  Sound because assertions
-have no result, an alias is its operand and functionalisation is torch's own.
+calls in which attention, linear and norm layers are still single nodes; a loop over equal pieces
+of the rows is one run (``pieces.py``); what several layers read by cross-attention is threaded
+through them by aliases (``ir/cross.py``).  Sound because assertions have no result, an alias is its
+operand, pieces do not read one another and functionalisation is torch's own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tokopt.ir.cross import thread
 from tokopt.ir.program import Program
 from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.pieces import batch_pieces
 from tokopt.passes.snapshot import Snapshot
 from tokopt.passes.spec import NORMALIZED, Spec
 
@@ -75,6 +77,7 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
         plain = plain.run_decompositions({})
         _remove(plain.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(plain.graph)
+    batch_pieces(plain.graph)
     thread(plain)
     return rebuilt(plain, plain.graph)
 

@@ -53,6 +53,8 @@ class Placing:
         self.entropies = None if entropies is None else tuple(entropies)
         legal = [site for site in stack.sites if site.legal]
         self.group = max((site.group for site in legal), default=1)
+        deepest = max(place.depth for place in self._published(self.group))
+        self.group = self.site(deepest).group if self.site(deepest).legal else self.group
         if method.combine is not None:
             refuse_groups(method.name, stack.role, self.group, instead(stack.role))
         self._refuse_barrier(self._published(self.group))
@@ -67,7 +69,7 @@ class Placing:
         least = Fraction(1)
         for factor in self._factors():
             smallest = self._placed(self.group, factor)
-            if any(not self.site(p.depth).legal for p in smallest if p.depth != BEFORE):
+            if any(not self._fits(self.site(p.depth)) for p in smallest if p.depth != BEFORE):
                 continue
             least = min(least, self._spend(smallest))
             if self._spend(smallest) <= limit:
@@ -109,6 +111,10 @@ class Placing:
                 expected="one of " + ", ".join(s.name for s in self.stack.sites),
             )
         return found
+
+    def _fits(self, site: Site) -> bool:
+        """Return whether rows may leave at a site, in the groups of the method's last one."""
+        return site.legal and site.group == self.group
 
     def _published(self, keep: int) -> tuple[Placement, ...]:
         return self.method.schedule(self._setting(keep))
@@ -188,16 +194,15 @@ class Placing:
         return int(self.arriving(place.keep))
 
     def _refuse_barrier(self, placements: tuple[Placement, ...]) -> None:
-        blocked = next(
-            (self.site(p.depth) for p in placements if not self.site(p.depth).legal), None
-        )
+        sites = (self.site(place.depth) for place in placements)
+        blocked = next((site for site in sites if not self._fits(site)), None)
         if blocked is not None:
-            legal = (
-                ", ".join(s.name for s in self.stack.sites if s.legal) or "no other of this stack"
-            )
+            fit = ", ".join(s.name for s in self.stack.sites if self._fits(s))
+            groups = f"rows leave there in groups of {blocked.group}, later of {self.group}"
             raise UnsupportedError(
-                f"{self.method.name} cannot be placed at {blocked.name}: {blocked.barrier}",
-                expected=f"a legal site: {legal}",
+                f"{self.method.name} cannot be placed at {blocked.name}: "
+                f"{blocked.barrier or groups}",
+                expected=f"a legal site: {fit or 'no other of this stack'}",
             )
 
 

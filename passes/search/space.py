@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Protocol
 
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
@@ -81,6 +82,9 @@ class Space:
                 return None
             chosen[site] = (method, shape)
         order = sorted(chosen, key=self._position)
+        places = [self.places[site] for site in order]
+        if any(a.stack is b.stack and a.site.unit != b.site.unit for a, b in pairwise(places)):
+            return None  # rows leave in groups of other sizes
         shapes = [chosen[site][1] for site in order]
         widest = [max(shapes[at:]) for at in range(len(order))]  # counts never grow with depth
         stages = [(site, chosen[site][0]) for site in order]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from testsuite.passes.analysed import analysed
 from torch import Tensor
-from torch.export import ExportedProgram
 
 import tokopt
 from tokopt.cli.main import main
@@ -97,9 +97,9 @@ def test_plans_that_cannot_be_applied_are_refused(
 
 
 def test_a_site_behind_a_barrier_is_refused_with_the_reason(
-    normal: Callable[[str], ExportedProgram], place: Path
+    place: Path,
 ) -> None:
-    program = Program.of(normal("qwen2_5_vl"))  # windows of the tower are a barrier
+    program = Program.of(analysed("qwen_uneven").sample.exported)  # its windows are a barrier
     with pytest.raises(UnsupportedError, match="vision:0") as caught:
         tokopt.compile(program, place / "build", plan=Plan.from_toml(PLAN), target="eager")
     assert caught.value.exit_code == 3 and list(place.iterdir()) == []

@@ -114,10 +114,10 @@ def test_every_site_of_a_plain_tower_and_its_decoder_is_legal(family: str, norma
         assert all(site["legal"] and site["group"] == 1 for site in stack["sites"])
 
 
-def test_windows_are_barriers_and_the_merger_takes_groups_of_four(normal: Normal) -> None:
+def test_windows_leave_whole_and_the_merger_takes_groups_of_four(normal: Normal) -> None:
     vision = described(normal("qwen2_5_vl"))["stacks"][0]
     legal = {site["name"]: (site["legal"], site["group"]) for site in vision["sites"]}
-    assert [legal[f"vision:{depth}"][0] for depth in range(3)] == [False] * 3
+    assert [legal[f"vision:{depth}"] for depth in range(3)] == [(True, 16)] * 3
     assert legal["vision:3"] == legal["vision:end"] == (True, 4)
 
 

@@ -23,6 +23,7 @@ BUILDERS: dict[str, Callable[[], Sample]] = {
     "flat": flat_vit.build,
     "llava_short": lambda: llava.build(2, layers=3),
     "qwen_short": lambda: qwen2_5_vl.build(layers=2),
+    "qwen_uneven": lambda: qwen2_5_vl.build(grid=(1, 8, 10), layers=2),
     "dino_short": lambda: dinov2.build(layers=3),
     "handvit_short": lambda: handvit.build(depth=3),
     "random1": lambda: random_transformer.sample(1),

@@ -155,7 +155,7 @@ def test_groups_leave_whole_and_stand_for_one_merged_row() -> None:
 
 
 def test_in_qwen_a_control_keeps_whole_groups_and_flowcut_goes_where_it_is_legal() -> None:
-    """The tower's windows bar FlowCut's early cuts; behind them 24 groups of 4 may leave."""
+    """In the tower's windowed layers rows leave by windows, behind them in 24 groups of 4."""
     assert stages("qwen", "stride", 0.4) == [("vision:end", 36)]  # 9 of 24 rows
     assert stages("qwen", "flowcut", 0.5) == [("decoder:1", 8)]
     with pytest.raises(UnsupportedError, match="flowcut cannot be placed at vision:1") as error:

@@ -29,6 +29,7 @@ PLANS = {
     "llava_dynamic": [LLAVA[6], LLAVA[8]],
     "qwen": [
         "vision:3 random 48",
+        "vision:1 divprune 64, vision:2 stride 32",
         "vision:3 stride 8",
         "vision:end stride 8",
         "decoder:2 fastv 12",
@@ -69,15 +70,16 @@ def test_keeping_all_is_the_original_and_dropping_is_the_masked_oracle(
             assert verdict.max_difference <= limits[verdict.gate]
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
-def test_windows_are_barriers_that_name_the_attention(depth: int) -> None:
+def test_windows_of_different_sizes_are_barriers_that_name_the_attention() -> None:
     with pytest.raises(UnsupportedError, match="scaled_dot_product_attention") as error:
-        checked(analysed("qwen"), plan(f"vision:{depth} stride 48"))
-    assert "16 rows" in str(error.value) and "vision:3" in str(error.value)
+        checked(analysed("qwen_uneven"), plan("vision:0 stride 48"))
+    assert "16 rows" in str(error.value) and "vision:1" in str(error.value)
 
 
-def test_rows_leave_in_whole_groups_before_a_merger() -> None:
+def test_rows_leave_in_whole_windows_and_behind_them_in_whole_groups_before_a_merger() -> None:
     family = analysed("qwen")
-    assert {s.group for s in family.stack("vision").sites if s.legal} == {4}
+    assert [s.group for s in family.stack("vision").sites if s.legal] == [16, 16, 16, 4, 4]
+    with pytest.raises(UnsupportedError, match="groups of 16"):
+        checked(family, plan("vision:2 stride 44"))
     with pytest.raises(UnsupportedError, match="groups of 4"):
         checked(family, plan("vision:3 stride 46"))

@@ -29,7 +29,7 @@ ROWS = {
     # query and key rows of every attention in data order: 36 patches behind a class token,
     # 9 text tokens, 4 registers; towers without a merge to feed run to their last layer
     "llava": [37, 25, 25, 27, 27, 13, 13],
-    "qwen": [16] * 18 + [48, 22, 22, 12, 12],
+    "qwen": [16] * 3 + [48, 22, 22, 12, 12],
     "dino": [41, 41, 23, 9],
 }
 

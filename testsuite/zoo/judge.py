@@ -43,7 +43,7 @@ ONNX, AOTI, MLIR = "onnxruntime-cpu", "aotinductor", "mlir"
 Places = dict[str, list[tuple[TokenStack, Site]]]
 
 
-def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> dict[str, Any]:
+def judge(name: str, *, aotinductor: bool = False) -> dict[str, Any]:
     """Return the record of a model: a JSON object with a reason wherever a value is missing."""
     start = time.perf_counter()
     record: dict[str, Any] = {"name": name, "summary": registry.summary(name), "plans": []}
@@ -62,8 +62,7 @@ def judge(name: str, *, aotinductor: bool = False, lower_all: bool = False) -> d
     for where, places in chosen_places(facts).items():
         for share in SHARES:
             once = share == 0.5 and where == widest(facts)
-            targets = [ONNX] if lower_all or once else []
-            targets += [AOTI] if aotinductor and once else []
+            targets = [ONNX, *([AOTI] if aotinductor and once else [])]
             targets += [MLIR] if once and find(MLIR).available() is None else []
             done = attempt(facts, functools.partial(strided, places, share), inputs, targets)
             record["plans"].append({"where": where, "keep": share, **done})
@@ -181,11 +180,10 @@ def main() -> None:
     parser.add_argument("name", choices=registry.names())
     parser.add_argument("output", type=Path)
     parser.add_argument("--aotinductor", action="store_true")
-    parser.add_argument("--lower-all", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    record = judge(args.name, aotinductor=args.aotinductor, lower_all=args.lower_all)
+    record = judge(args.name, aotinductor=args.aotinductor)
     args.output.write_text(json.dumps(record, indent=1))
 
 
