@@ -37,8 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--attention",
         metavar="NAME[{...}]",
-        help="another attention in the decoder, which drops no row: var, paint{alpha=0.5}, "
-        "var{p=0.6 site=decoder:4} (from its published layer on where no site is given)",
+        help="what drops no row: another attention in the decoder (var, paint{alpha=0.5}, "
+        "var{p=0.6 site=decoder:4}), rows of a tower that are reused (stc_cacher{every=4}); "
+        "from its published layer on where no site is given",
     )
     parser.add_argument(
         "--quota",
