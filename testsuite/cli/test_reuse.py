@@ -17,7 +17,7 @@ from testsuite.zoo.sample import Sample
 from torch import Tensor, nn
 
 import tokopt
-from tokopt.cli.main import main
+from tokopt.cli.verifier import verify
 from tokopt.ir.errors import TokoptError
 from tokopt.targets.manifest import read_manifest
 
@@ -138,17 +138,18 @@ def test_the_manifest_tells_the_other_program_and_the_work(built: Path) -> None:
     assert amount is not None and 0.4 < amount < 0.7
 
 
-def test_verify_judges_both_programs(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_judges_both_programs(built: Path) -> None:
     archive = built.with_name("tower.pt2")
-    assert main(["verify", str(built), "--against", str(archive)]) == 0
-    said = capsys.readouterr().out
-    assert said.count("│ target ") == 2 and said.count("│ program ") == 2
+    gates = verify(built, against=archive)
+    assert all(one.passed for one in gates)
+    told = [one.gate for one in gates]
+    assert told.count("target") == told.count("program") == 2
     refresh = read_manifest(built).refresh
     assert refresh is not None
     damaged = built / f"model{refresh.part}.onnx"
     kept = damaged.read_bytes()
     damaged.write_bytes(kept + b"x")
-    assert main(["verify", str(built), "--against", str(archive)]) == 1
+    assert [one.passed for one in verify(built, against=archive)] == [False]
     damaged.write_bytes(kept)
 
 
