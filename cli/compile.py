@@ -37,8 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--attention",
         metavar="NAME[{...}]",
-        help="another attention in the decoder, which drops no row: var, paint{alpha=0.5}, "
-        "var{p=0.6 site=decoder:4} (from its published layer on where no site is given)",
+        help="what drops no row: another attention in the decoder (var, paint{alpha=0.5}, "
+        "var{p=0.6 site=decoder:4}), rows of a tower that are reused (stc_cacher{every=4}); "
+        "from its published layer on where no site is given",
     )
     parser.add_argument(
         "--quota",
@@ -227,7 +228,7 @@ def show_table(compiled: Compiled) -> None:
         site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
         plan.add_row(site, stage.method, kept, str(count), *costs)
     for entry in compiled.plan.attention:
-        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "", "", "")
+        plan.add_row(f"{entry.site} and on", entry.method, "all (none dropped)", "", "", "")
     rows = Table(
         "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
     )

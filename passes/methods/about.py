@@ -7,6 +7,7 @@ say what the compiler goes by.
 from __future__ import annotations
 
 from tokopt.passes.methods.method import Method, Setting
+from tokopt.passes.rewrites.reuse import Reuse
 from tokopt.passes.rewrites.rewrite import Rewrite
 
 NEEDS = {
@@ -22,11 +23,11 @@ RELAYS = {"vision": "the class token", "decoder": "the last prompt row"}
 LAYERS, COUNT, KEEP = 32, 576, 64
 
 
-def needs_in_words(method: Method | Rewrite) -> tuple[str, ...]:
+def needs_in_words(method: Method | Rewrite | Reuse) -> tuple[str, ...]:
     """Return what must be there for a method to be placed, beside the visual rows."""
     relays = [RELAYS[role] for role in sorted(method.roles) if role in RELAYS]
     words = [NEEDS[need] for need in NEEDS if need in method.needs]
-    stateful = isinstance(method, Method) and method.state
+    stateful = isinstance(method, Reuse) or getattr(method, "state", None)
     kept = ["what it kept of earlier calls"] if stateful else []
     kept += ["an order from calibration inputs"] if getattr(method, "ordered", False) else []
     return (*words, *(relays if "relay" in method.needs else ()), *kept)

@@ -23,6 +23,7 @@ from tokopt.passes.methods import received
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.rewrites.registry import REWRITES
+from tokopt.passes.rewrites.rewrite import Rewrite
 
 SITES = {
     ("llava", "vision"): (("vision:1", 32), ("vision:2", 29), ("vision:end", 26)),
@@ -128,7 +129,7 @@ def test_rewritten_attention_lowers_as_well(family: str, text: str) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", REWRITES)
+@pytest.mark.parametrize("name", [n for n, one in REWRITES.items() if isinstance(one, Rewrite)])
 def test_no_rewrite_writes_a_square_into_the_file(name: str) -> None:
     """The one there is, the mask at the rows that stay, is the model's own."""
     assert squares(f"decoder:1 {name}, decoder:2 stride 9") <= squares("decoder:2 stride 9")
