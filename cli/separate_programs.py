@@ -76,7 +76,7 @@ class SeparatePrograms:
     def judge_normal(self) -> Iterator[Verdict]:
         """Yield the verdicts on the normal form of each program that computes otherwise in it."""
         before, after = self.separate.archived, self.separate.program.graphs
-        changed = [name for name in after if not computes_alike(before[name], after[name])]
+        changed = [name for name in after if not computes_alike(after[name])]
         if changed:
             ran = self.separate.original.run(torch_runner(after), self.every)
             for name in changed:
