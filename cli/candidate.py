@@ -20,13 +20,17 @@ from tokopt.targets.manifest import Variant
 class Piece:
     """One program that is lowered: its files' part, and inputs that its gates run on.
 
-    ``prompt``: these inputs before they were padded to its length, where they were.
+    ``prompt``: these inputs before they were padded to its length, where they were.  ``names``:
+    its outputs', where they are not those of the budget; ``checked``: what it must compute, where
+    that is not what the budget's program must.
     """
 
     part: str
     program: ExportedProgram
     inputs: Mapping[str, Tensor]
     prompt: Mapping[str, Tensor] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    checked: Checked | None = None
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--attention",
         metavar="NAME[{...}]",
-        help="another attention in the decoder, which drops no row: var, paint{alpha=0.5}, "
-        "var{p=0.6 site=decoder:4} (from its published layer on where no site is given)",
+        help="what drops no row: another attention in the decoder (var, paint{alpha=0.5}, "
+        "var{p=0.6 site=decoder:4}), rows of a tower that are reused (stc_cacher{every=4}); "
+        "from its published layer on where no site is given",
     )
     parser.add_argument(
         "--quota",
@@ -238,9 +239,9 @@ def show_table(compiled: Compiled) -> None:
         site = stage.site if stage.until is None else f"{stage.site} until {stage.until}"
         plan.add_row(site, stage.method, kept, str(count), *costs)
     for entry in compiled.plan.attention:
-        plan.add_row(f"{entry.site} and on", entry.method, "all (attention)", "", "", "")
+        plan.add_row(f"{entry.site} and on", entry.method, "all (none dropped)", "", "", "")
     rows = Table(
-        "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
+        "layer", f"{budget.what} rows", "share", title=f"{budget.role} layers", title_justify="left"
     )
     for depths, count in _runs(budget.rows):
         rows.add_row(depths, f"{count} of {budget.of}", f"{count / budget.of:.1%}")
@@ -261,8 +262,8 @@ def show_table(compiled: Compiled) -> None:
     note = f"\nnote: {compiled.note}" if compiled.note else ""
     seconds = sum(compiled.manifest.run.seconds.values())
     show(
-        f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
-        f"in {budget.role}, compiled in {seconds:.1f} s{note}"
+        f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the {budget.what} "
+        f"tokens in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
     show_cache(compiled)
     if compiled.manifest.sparse is not None:

@@ -1,6 +1,7 @@
 """``tokopt methods``: the methods there are, where each works, what it needs and what it costs.
 
-Those that drop rows are stages of a plan; those that only change attention its [[attention]].
+Those that drop rows are stages of a plan; those that drop none, but change attention or reuse what
+layers made of earlier calls, its [[attention]].
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from tokopt.passes.methods.about import needs_in_words, scope
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.rewrites.registry import REWRITES
+from tokopt.passes.rewrites.reuse import Reuse
 from tokopt.passes.rewrites.rewrite import Rewrite
 
+Listed = Method | Rewrite | Reuse
 COLUMNS = ("name", "scope", "cost", "paper")
 FOOT = """
 scope: where its published stages lie, or where attention is changed and no row dropped. cost: how
@@ -55,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(method: Method | Rewrite) -> dict[str, Any]:
+def describe(method: Listed) -> dict[str, Any]:
     """Return what the table says of a method, as plain data."""
     return {
         "name": method.name,
@@ -73,23 +76,27 @@ def describe(method: Method | Rewrite) -> dict[str, Any]:
     }
 
 
-def _every() -> list[Method | Rewrite]:
+def _every() -> list[Listed]:
     return [*METHODS.values(), *REWRITES.values()]
 
 
-def _kind(method: Method | Rewrite) -> str:
+def _kind(method: Listed) -> str:
+    if isinstance(method, Reuse):
+        return "reuse"
     return "stage" if isinstance(method, Method) else "attention"
 
 
-def _scope(method: Method | Rewrite) -> tuple[str, ...]:
+def _scope(method: Listed) -> tuple[str, ...]:
+    if isinstance(method, Reuse):
+        return ("vision layers",)
     return scope(method) if isinstance(method, Method) else ("LLM attention",)
 
 
-def _about(method: Method | Rewrite) -> str:
+def _about(method: Listed) -> str:
     text = method.notes
     if method.options:
         text += f" (options: {', '.join(f'{k} = {v}' for k, v in method.options.items())})"
-    if isinstance(method, Rewrite):
+    if not isinstance(method, Method):
         text += f"; published from layer {method.first} on"
     elif method.calibrated:
         text += "; calibrated by --inputs"

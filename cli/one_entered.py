@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
@@ -21,6 +22,7 @@ from tokopt.passes.floor import floor_of
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.parts import FIRST
 from tokopt.targets.program_file import program_name, save_program
+from tokopt.targets.refresh import Refresh
 from tokopt.targets.runtime import Artifact
 from tokopt.targets.signature import Signature
 
@@ -46,8 +48,16 @@ class OneEntered:
         return (self.artifact.manifest.signature,)
 
     def own(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the inputs, and zeros for what the artifact remembers."""
-        return with_memory(self.artifact.manifest.memory, inputs)
+        """Return the inputs, and zeros for what the artifact remembers.
+
+        One that reuses rows is timed between two references.
+        """
+        given, refresh = with_memory(self.artifact.manifest.memory, inputs), self._refresh
+        return given if refresh is None else {**given, refresh.age: torch.ones(1)}
+
+    @property
+    def _refresh(self) -> Refresh | None:
+        return self.artifact.manifest.refresh
 
     def lower(self, plan: Plan, place: Path) -> None:
         """Write and open the original and a plan's floor."""

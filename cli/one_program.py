@@ -21,15 +21,18 @@ from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.placeholders import Placeholders, find_placeholders
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import MAIN_NAMES, Program
+from tokopt.passes.apply_plan import Applied
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.normalize import normalize
-from tokopt.passes.validate import Checked, Verdict
+from tokopt.passes.reused import AGE
+from tokopt.passes.validate import Checked, Verdict, reference_of
 from tokopt.targets.base import Target
 from tokopt.targets.manifest import Budget, GateResult, Variant
 from tokopt.targets.padding import Padding
 from tokopt.targets.program_file import program_name
+from tokopt.targets.refresh import Refresh, reference_part
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
 from tokopt.targets.stored_weights import StoredWeights
@@ -87,14 +90,14 @@ class OneProgram:
     def rewritten(self, checked: Checked, part: str, native: Collection[str]) -> Shortened:
         """Return a budget's program, or those of its prompt buckets."""
         final = decompose(checked.applied.exported, keep=native)
-        names = output_names(self.exported, len(checked.plan.stages))
-        names += [one.output for one in checked.applied.memory]
+        names = names_of(self.exported, checked.applied)
         padding: Padding | None = None
         pieces: tuple[Piece, ...] = (Piece(part, final, self.given),)
         if self.buckets:
             asked = self.placeholders
             padding = padding_of(checked, final, names, self.buckets, asked)
             pieces = pieces_of(final, padding, part, checked, self.given, asked)
+        pieces += reference_piece(self.exported, checked, part, self.given, native)
         return Shortened(self.name, part, checked, final, names, pieces, padding)
 
 
@@ -124,18 +127,47 @@ class Shortened:
     def lower(self, target: Target, draft: Path, stored: StoredWeights) -> None:
         """Write each piece's files."""
         for piece in self.pieces:
-            target.lower(piece.program, draft, self.names, stored, piece.part)
+            target.lower(piece.program, draft, piece.names or self.names, stored, piece.part)
 
     def judge_target(self, target: Target, draft: Path) -> Iterator[Verdict]:
         """Yield the verdicts on each piece."""
         for piece in self.pieces:
-            run = (piece.program, piece.inputs, self.names, piece.part)
-            yield from against_target(target, draft, self.checked, *run)
+            run = (piece.program, piece.inputs, piece.names or self.names, piece.part)
+            yield from against_target(target, draft, piece.checked or self.checked, *run)
 
     def entry(self, budget: Budget, gates: Sequence[GateResult]) -> Variant:
         """Return what the manifest says of it."""
         signature, memory = signature_of(self.final, self.names), self.checked.applied.memory
-        return Variant(self.part, signature, budget, tuple(gates), memory, self.padding)
+        own = (self.part, signature, budget, tuple(gates), memory, self.padding)
+        return Variant(*own, refresh=self._refresh())
+
+    def _refresh(self) -> Refresh | None:
+        """Return what the manifest says of the reference, where there is one."""
+        found = next((one for one in self.pieces if one.checked is not None), None)
+        if found is None:
+            return None
+        signature = signature_of(found.program, found.names)
+        return Refresh(found.part, AGE, self.checked.applied.every, signature)
+
+
+def reference_piece(
+    exported: ExportedProgram,
+    checked: Checked,
+    part: str,
+    given: Mapping[str, Tensor],
+    native: Collection[str] = (),
+) -> tuple[Piece, ...]:
+    """Return the program that computes every row, where the budget's own reuses some."""
+    own = reference_of(checked)
+    if own is None:
+        return ()
+    names, final = names_of(exported, own.applied), decompose(own.applied.exported, keep=native)
+    return (Piece(reference_part(part), final, given, names=names, checked=own),)
+
+
+def names_of(exported: ExportedProgram, applied: Applied) -> list[str]:
+    """Return the names of a rewritten program's outputs: what is remembered is behind the trace."""
+    return [*output_names(exported, len(applied.trace)), *applied.renewed]
 
 
 def output_names(exported: ExportedProgram, stages: int) -> list[str]:

@@ -39,6 +39,8 @@ class Planner:
 
     def at(self, budget: float) -> tuple[Plan, str]:
         """Return the plan of a share of the tokens, and what is to be said of it."""
+        if budget == 1 and self.attention is not None and self.method is None:
+            return self._whole(Plan(()), budget), ""  # no row is to be dropped
         fitted = self._fit(budget)
         return self._whole(fitted.plan, budget), fitted.note
 

@@ -14,13 +14,15 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.ir.memory import with_memory
 from tokopt.ir.tolerances import ORACLE, TIE, coarsest
+from tokopt.passes.budget_report import taken
 from tokopt.passes.oracle.oracle import run_oracle
+from tokopt.passes.reference import with_reference
 from tokopt.passes.validate import (
     Checked,
     Verdict,
     alive_rows,
+    for_oracle,
     judge,
     relative_difference,
     run_program,
@@ -55,7 +57,8 @@ def against_runner(
 ) -> Iterator[Verdict]:
     """Yield the verdicts on what someone computes, against a program and the oracle."""
     if checked is not None:
-        inputs = with_memory(checked.applied.memory, inputs)
+        whole = with_reference(checked.facts, checked.plan, checked.applied, inputs)
+        inputs = taken(checked.applied, whole)
     got = on_host(runner)(inputs)
     wanted = dict(zip(names, run_program(lowered, inputs), strict=True))
     compared = f"{who} with the rewritten program, the same rows kept"
@@ -76,9 +79,10 @@ def against_runner(
         message = "other rows are kept; whether that is a near-tie only the original can tell"
         yield Verdict("target", False, compared, message=f"{message} (--against)")
         return
+    inputs = for_oracle(checked, inputs)
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(got[n], c.alive) for n, c in zip(kept, free.stages, strict=True)]
-    found = [got[n] for n in outputs]
+    found = [got[n] for n in outputs][: len(free.outputs)]  # a reference gives more
     tie = TIE if allowed <= ORACLE else allowed
     for verdict in judge(checked, inputs, found, alive, free, who, allowed, tie):
         yield replace(verdict, gate=f"target {verdict.gate}")

@@ -36,13 +36,16 @@ from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.tolerances import IDENTITY
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.budget_report import taken
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.normalize import normalize
+from tokopt.passes.reference import with_reference
 from tokopt.passes.select import read_plan_text
 from tokopt.passes.validate import (
     Checked,
     Verdict,
+    reference_of,
     relative_difference,
     run_program,
     validate,
@@ -55,6 +58,7 @@ from tokopt.targets.hashing import check_files
 from tokopt.targets.manifest import Manifest, read_manifest
 from tokopt.targets.parts import bucket_part, of_part
 from tokopt.targets.program_file import PROGRAM, program_of
+from tokopt.targets.refresh import Refresh
 
 
 def verify(
@@ -92,17 +96,26 @@ def verify(
             names = [spec.name for spec in own.signature.outputs]
             whole = with_memory(own.memory, given)
             checked = None if facts is None else _again(facts, folder / of_part(PLAN, part))
+            if checked is not None:
+                whole = with_reference(checked.facts, checked.plan, checked.applied, given)
             pieces = _pieces(manifest, own, part, programs, whole)
+            if own.refresh is not None:
+                pieces.append(_reference(own.refresh, programs, given, checked))
             if checked is not None:
                 gates += validate(checked, [given])
                 if own.padding is None:
                     gates.append(_same_program(checked, pieces[0].program, whole))
+                    gates += [
+                        _same_program(one.checked, one.program, taken(one.checked.applied, whole))
+                        for one in pieces
+                        if one.checked is not None
+                    ]
                 else:
                     free = decompose(checked.applied.exported)
                     gates += judge_padding(checked, free, names, own.padding, pieces)
             for piece in pieces:
-                run = (piece.program, piece.inputs, names, piece.part)
-                gates += against_target(runs_on, folder, checked, *run)
+                run = (piece.program, piece.inputs, piece.names or names, piece.part)
+                gates += against_target(runs_on, folder, piece.checked or checked, *run)
     return gates
 
 
@@ -173,6 +186,16 @@ def _pieces(
         padded = padding.padded(prompt, bucket)
         pieces.append(Piece(name, program_of(programs, name), padded, prompt))
     return pieces
+
+
+def _reference(
+    refresh: Refresh, programs: Program, given: Mapping[str, Tensor], checked: Checked | None
+) -> Piece:
+    """Return the saved program that computes every row."""
+    names = [spec.name for spec in refresh.signature.outputs]
+    own = None if checked is None else reference_of(checked)
+    program = program_of(programs, refresh.part)
+    return Piece(refresh.part, program, given, names=names, checked=own)
 
 
 def _again(facts: Facts, file: Path) -> Checked:

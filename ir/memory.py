@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Memory:
-    """A tensor of the names it comes and goes by: fp32 of a constant shape, zeros at first."""
+    """A tensor of the names it comes and goes by: fp32 of a constant shape, zeros at first.
+
+    A call that gives no such output leaves it as it was.
+    """
 
     input: str
     output: str
@@ -29,4 +32,4 @@ def with_memory(memory: Sequence[Memory], inputs: Mapping[str, T]) -> dict[str, 
 
 def next_call(memory: Sequence[Memory], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the inputs by which a call's outputs reach the next call."""
-    return {one.input: outputs[one.output] for one in memory}
+    return {one.input: outputs[one.output] for one in memory if one.output in outputs}

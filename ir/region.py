@@ -107,6 +107,27 @@ def plan_region(
     return region
 
 
+def crossing_rows(nodes: Sequence[fx.Node], dims: Dims, tokens: Axis) -> fx.Node | None:
+    """Return the first of some calls in which rows of an axis meet or move, None where none do.
+
+    The others give of any rows what they give of them among all.
+    """
+    tokens = tokens.root
+    dropped = holes_of(tokens.primes())
+    for node in nodes:
+        carried = [a for a in node.all_input_nodes if _carries(dims, a, tokens)]
+        if operator_name(node) == "getitem" or not carried:
+            continue
+        met = any(
+            dims.locate(dims.axes[operand][dim], tokens) is not None
+            for operand, dim in dims.uses[node].folds
+            if operand in carried
+        )
+        if met or _judge(node, carried, dims, tokens, dropped, False) is not True:
+            return node
+    return None
+
+
 def _in_place(
     dims: Dims, node: fx.Node, tokens: Axis, items: tuple[Axis, ...], holes: Holes
 ) -> bool:

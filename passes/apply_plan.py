@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,8 +28,11 @@ from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.drop import but_the_last, drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
+from tokopt.passes.picked import picked_of_plan
 from tokopt.passes.placed import places_of
 from tokopt.passes.quotas import images_of
+from tokopt.passes.reused import reused_of, reuses
+from tokopt.passes.reusing import Remembered, insert_reuse
 from tokopt.passes.rewriting import asked_rewrites, rewrite_layers
 from tokopt.passes.runs import (
     arriving_of,
@@ -54,13 +57,20 @@ class Applied:
     """A rewritten program; ``trace`` names its trace outputs, ``(kept, scores)`` per stage.
 
     ``inserted`` names the calls that each stage added: scores, choice, the gathers of the cut.
-    ``memory``: the inputs and outputs by which stages keep something for the next call.
+    ``memory``: the inputs and outputs by which something is kept for the next call, ``renewed`` the
+    names of those outputs that this program has; where the plan reuses rows, the trace goes on with
+    the layers that do, ``reusing`` names the calls added for that, and ``reference`` is the program
+    that computes all rows, once in ``every`` calls.
     """
 
     exported: ExportedProgram
     trace: tuple[tuple[str, str], ...]
     inserted: tuple[frozenset[str], ...] = ()
     memory: tuple[Memory, ...] = ()
+    renewed: tuple[str, ...] = ()
+    reusing: frozenset[str] = frozenset()
+    every: int = 1
+    reference: Applied | None = None
 
 
 @uncollected
@@ -69,6 +79,15 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
 
     Raises ``InputError`` for unknown sites and methods, ``UnsupportedError`` for illegal stages.
     """
+    applied = _applied(exported, plan, methods, reference=False)
+    if not reuses(plan):
+        return applied
+    return replace(applied, reference=_applied(exported, plan, methods, reference=True))
+
+
+def _applied(
+    exported: ExportedProgram, plan: Plan, methods: Callable[[str], Method], reference: bool
+) -> Applied:
     work = Workspace.of(exported)
     inserted: dict[int, Inserted] = {}
     added: dict[int, frozenset[str]] = {}
@@ -84,7 +103,10 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
     feeders = feeders_of(work.facts, plan, methods)
     blocks = blocks_of_plan(work.facts, plan, methods)
     asked = asked_rewrites(work.facts, plan)
-    images = images_of(work.facts, plan)
+    images, picked = images_of(work.facts, plan), picked_of_plan(work.facts, plan, methods)
+    reused = reused_of(work.facts, plan)
+    remembered = None if reused is None else insert_reuse(work, reused, reference)
+    for_reuse = _since(work, known)
     for run in runs:
         refuse_mixed_units(fed[id(run)], runs)
         head = run[0][0]
@@ -110,7 +132,7 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         state.reach, state.places, state.feeders, state.blocks = reach, places, feeders, blocks
-        state.images = images
+        state.images, state.picked = images, picked
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
             added[feeding[head.role]] |= _since(work, known)
@@ -141,7 +163,9 @@ def apply_plan(exported: ExportedProgram, plan: Plan, methods: Callable[[str], M
                 dropped[role] = arrival.rows(state.visual // stages[-1][3].group)
                 feeding[role] = stages[-1][1]
     every = range(len(plan.stages))
-    return _finished(work, [inserted[i] for i in every], [added[i] for i in every])
+    calls = [added[i] for i in every]
+    done = _finished(work, [inserted[i] for i in every], calls, remembered)
+    return done if reused is None else replace(done, reusing=for_reuse, every=reused.every)
 
 
 def _since(work: Workspace, known: set[str]) -> frozenset[str]:
@@ -167,28 +191,45 @@ def _initial(work: Workspace, stack: TokenStack, sites: list[Site]) -> StackStat
     return StackState(rows=rows, visual=stack.count, mask=mask, written=written)
 
 
-def _finished(work: Workspace, inserted: list[Inserted], added: list[frozenset[str]]) -> Applied:
+def _finished(
+    work: Workspace,
+    inserted: list[Inserted],
+    added: list[frozenset[str]],
+    remembered: Remembered | None,
+) -> Applied:
     """Add the trace outputs and make the program whole again."""
     (output,) = work.graph.find_nodes(op="output")
     names: list[tuple[str, str]] = []
     traced: list[fx.Node] = []
     memory: list[Memory] = []
-    for position, stage in enumerate(inserted):
-        pair = (f"{TRACE}_{position}_kept", f"{TRACE}_{position}_scores")
+    renewed: list[str] = []
+
+    def give(name: str, node: fx.Node) -> None:
         with work.graph.inserting_before(output):
-            for name, node in zip(pair, (stage.kept, stage.scores), strict=True):
-                alias = work.call(torch.ops.aten.clone.default, node)
-                alias.name = name
-                traced.append(alias)
+            alias = work.call(torch.ops.aten.clone.default, node)
+        alias.name = name
+        traced.append(alias)
+
+    remembered = remembered or Remembered()
+    for position, stage in enumerate([*inserted, *remembered.choices]):
+        pair = (f"{TRACE}_{position}_kept", f"{TRACE}_{position}_scores")
+        for name, node in zip(pair, (stage.kept, stage.scores), strict=True):
+            give(name, node)
         names.append(pair)
     for name, (shape, value) in (pair for one in inserted for pair in one.memory.items()):
-        with work.graph.inserting_before(output):
-            alias = work.call(torch.ops.aten.clone.default, value)
-        alias.name = f"{name}_next"
-        traced.append(alias)
-        memory.append(Memory(name, alias.name, shape))
-    exported = with_outputs(work.exported, work.graph, traced, [one.input for one in memory])
-    return Applied(exported, tuple(names), tuple(added), tuple(memory))
+        memory.append(Memory(name, f"{name}_next", shape))
+        renewed.append(memory[-1].output)
+        give(renewed[-1], value)
+    for name, shape in remembered.shapes.items():
+        memory.append(Memory(name, f"{name}_next", shape))
+        if name in remembered.given:
+            renewed.append(memory[-1].output)
+            give(renewed[-1], remembered.given[name])
+    taken = {node.name for node in work.graph.find_nodes(op="placeholder")}
+    inputs = [one.input for one in memory if one.input in taken]
+    exported = with_outputs(work.exported, work.graph, traced, inputs)
+    whole = (tuple(names), tuple(added), tuple(memory), tuple(renewed))
+    return Applied(exported, *whole)
 
 
 def with_outputs(

@@ -29,7 +29,7 @@ from tokopt.passes.rewrites.rewrite import Rewrite, last_rows, rows_behind
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stream_view import stream_view
 from tokopt.passes.taps import tap_recipe
-from tokopt.passes.tower_tap import Feeder, feeder_of, read_tower
+from tokopt.passes.tower_tap import Feeder, feeder_of, read_tower, refuse_shortened
 from tokopt.passes.workspace import Workspace
 
 
@@ -52,12 +52,12 @@ class Asked:
 
 def asked_rewrites(facts: Facts, plan: Plan) -> list[Asked]:
     """Return a plan's rewrites of attention; refuse what cannot be."""
-    return [_asked(facts, plan, entry) for entry in plan.attention]
+    rewrites = ((entry, find_rewrite(entry.method)) for entry in plan.attention)
+    return [_asked(facts, plan, e, found) for e, found in rewrites if isinstance(found, Rewrite)]
 
 
-def _asked(facts: Facts, plan: Plan, entry: Attending) -> Asked:
+def _asked(facts: Facts, plan: Plan, entry: Attending, rewrite: Rewrite) -> Asked:
     stack, site = facts.find_site(entry.site)
-    rewrite = find_rewrite(entry.method)
     options = rewrite.settings(entry.options)
     kind = stack.role.rstrip("0123456789")
     if kind not in rewrite.roles or stack.merge is None:
@@ -68,12 +68,8 @@ def _asked(facts: Facts, plan: Plan, entry: Attending) -> Asked:
     if sum(facts.find_site(other.site)[0] is stack for other in plan.attention) > 1:
         raise InputError(f"the attention of {stack.role} is rewritten twice")
     feeder = feeder_of(facts, stack, rewrite.name) if "tower" in rewrite.needs else None
-    for stage in plan.stages:
-        if feeder is not None and facts.find_site(stage.site)[0] is feeder[0]:
-            raise UnsupportedError(
-                f"{rewrite.name} reads the whole tower, and a stage at {stage.site} shortens it",
-                hint="leave the stage in the tower out",
-            )
+    if feeder is not None:
+        refuse_shortened(facts, plan, f"{rewrite.name} at {entry.site}", feeder[0])
     return Asked(rewrite, stack, site, options, feeder)
 
 

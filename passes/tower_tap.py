@@ -16,13 +16,14 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.layout import lead_axes
 from tokopt.ir.places import image_of, tower_places
-from tokopt.ir.plan import Plan, Stage
+from tokopt.ir.plan import Plan
 from tokopt.ir.sites import Site
 from tokopt.passes.instead import instead
 from tokopt.passes.methods.method import Method, TowerTap
 from tokopt.passes.numbering import visual_numbers
 from tokopt.passes.operands import Given, Operands
 from tokopt.passes.patches import grey_patches
+from tokopt.passes.reused import reuses
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.taps import tap_recipe
 from tokopt.passes.workspace import Workspace
@@ -44,7 +45,7 @@ def feeders_of(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> di
             continue
         try:
             feeder = feeder_of(facts, facts.find_site(stage.site)[0], stage.method)
-            _refuse_shortened(facts, plan, stage, feeder[0])
+            refuse_shortened(facts, plan, f"{stage.method} at {stage.site}", feeder[0])
             found[stage.site] = feeder
         except UnsupportedError:
             if needed:
@@ -52,13 +53,19 @@ def feeders_of(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> di
     return found
 
 
-def _refuse_shortened(facts: Facts, plan: Plan, stage: Stage, tower: TokenStack) -> None:
-    for other in plan.stages:
-        if facts.find_site(other.site)[0] is tower:
+def refuse_shortened(facts: Facts, plan: Plan, who: str, tower: TokenStack) -> None:
+    """Refuse where a tower that is read has few rows under a plan, or few that are asked."""
+    short = [stage.site for stage in plan.stages if facts.find_site(stage.site)[0] is tower]
+    if short:
+        raise UnsupportedError(
+            f"{who} reads the whole tower, and a stage at {short[0]} shortens it",
+            hint="leave the stage in the tower out",
+        )
+    for entry in reuses(plan):
+        if facts.find_site(entry.site)[0] is tower:
             raise UnsupportedError(
-                f"{stage.method} at {stage.site} reads the whole tower, and a stage at "
-                f"{other.site} shortens it",
-                hint="leave the stage in the tower out",
+                f"{who} reads the whole tower, and {entry.method} computes few of its rows",
+                hint=f"leave {entry.method} out, or take a method that reads the decoder alone",
             )
 
 

@@ -12,24 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.ir.binding import bind
 from tokopt.ir.facts import Facts
 from tokopt.ir.memory import next_call, with_memory
 from tokopt.ir.plan import Plan
-from tokopt.ir.precision import full_precision, with_full_inputs
 from tokopt.ir.structure import structural_faults
 from tokopt.ir.tolerances import IDENTITY, ORACLE, TIE
 from tokopt.passes.apply_plan import Applied, apply_plan
+from tokopt.passes.budget_report import taken
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.compare import compare_outputs, compare_selection, torn_groups
 from tokopt.passes.oracle.oracle import OracleResult, run_oracle
+from tokopt.passes.oracle.reusing import reference_values
+from tokopt.passes.reference import states_in, with_reference, without_reuse
+from tokopt.passes.reused import reuses
 from tokopt.passes.rewriting import neutral
+from tokopt.passes.run_program import run_program as run_program  # also asked for here
 
 
 @dataclass(frozen=True)
@@ -54,40 +56,37 @@ class Checked:
     methods: Callable[[str], Method]
 
 
+def for_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a program's inputs but for the counter of a reference, whose plan knows of none."""
+    counted = states_in(checked.applied.memory) if not reuses(checked.plan) else ()
+    known = {one.input for one in counted}
+    return {name: value for name, value in inputs.items() if name not in known}
+
+
+def reference_of(checked: Checked) -> Checked | None:
+    """Return the program that computes every row, where the other reuses some, and its plan."""
+    applied = checked.applied.reference
+    if applied is None:
+        return None
+    return replace(checked, plan=without_reuse(checked.plan), applied=applied)
+
+
 def validate(checked: Checked, batches: Sequence[Mapping[str, Tensor]]) -> Iterator[Verdict]:
     """Yield each gate's verdict, on every set of inputs; stops at nothing."""
     faults = structural_faults(checked.applied.exported)
     yield Verdict("structure", not faults, "the rewritten graph", message="; ".join(faults[:3]))
     idle = _neutral(checked)
     for inputs in batches:
+        yield from _reference(checked, inputs)
         yield _identity(checked, idle, inputs)
         yield from _against_oracle(checked, inputs)
 
 
-def run_program(
-    exported: ExportedProgram, inputs: Mapping[str, Tensor], *, full: bool = False
-) -> list[Tensor]:
-    """Run a program on named inputs in torch; ``full``: half dtypes are computed in fp32."""
-    values = bind(exported, inputs)
-    with torch.no_grad():
-        if full:
-            results = _FullPrecision(exported.graph_module).run(*with_full_inputs(exported, values))
-            return list(full_precision(results))
-        return list(fx.Interpreter(exported.graph_module).run(*values))
-
-
-class _FullPrecision(fx.Interpreter):
-    """Runs a graph with fp32 in place of every half dtype."""
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return super().call_function(target, full_precision(args), full_precision(kwargs))
-
-
 def split_trace(checked: Checked, outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Split a rewritten program's outputs: the original's and what is remembered; the kept rows."""
-    behind = len(outputs) - len(checked.applied.memory)
+    behind = len(outputs) - len(checked.applied.renewed)
     count = behind - 2 * len(checked.applied.trace)
-    kept = [outputs[count + 2 * i] for i in range(len(checked.plan.stages))]
+    kept = [outputs[count + 2 * i] for i in range(len(checked.applied.trace))]
     return [*outputs[:count], *outputs[behind:]], kept
 
 
@@ -150,23 +149,48 @@ def relative_difference(wanted: Tensor, got: Tensor) -> float:
 
 def _against_oracle(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
     """Yield the verdicts on a call, and where stages remember something on the call behind it."""
-    memory = checked.applied.memory
-    inputs = with_memory(memory, inputs)
+    memory, renewed = checked.applied.memory, checked.applied.renewed
+    inputs = with_reference(checked.facts, checked.plan, checked.applied, inputs)
     outputs, kept = split_trace(checked, run_program(checked.applied.exported, inputs, full=True))
     yield from _called(checked, inputs, outputs, kept)
     if memory:
-        again = dict(zip((one.output for one in memory), outputs[-len(memory) :], strict=True))
+        again = dict(zip(renewed, outputs[-len(renewed) :], strict=True))
         inputs = {**inputs, **next_call(memory, again)}
         ran = run_program(checked.applied.exported, inputs, full=True)
         yield from _called(checked, inputs, *split_trace(checked, ran))
 
 
+def _reference(checked: Checked, inputs: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    """Yield the verdicts on the program that computes every row, and on what it keeps of them."""
+    own = reference_of(checked)
+    if own is None:
+        return
+    applied, what = own.applied, "the reference program"
+    faults = structural_faults(applied.exported)
+    yield Verdict("structure", not faults, what, message="; ".join(faults[:3]))
+    states = states_in(applied.memory)
+    given = taken(applied, with_memory(applied.memory, inputs))
+    outputs, kept = split_trace(own, run_program(applied.exported, given, full=True))
+    first, values = outputs[: -len(states)], outputs[-len(states) :]
+    yield from _called(own, for_oracle(own, given), first, kept, what)
+    wanted = reference_values(checked.facts, checked.plan, inputs)
+    pairs = zip(states, values, strict=True)
+    worst = max(relative_difference(wanted[one.input], value) for one, value in pairs)
+    message = "" if worst <= IDENTITY else f"what is kept of every row differs by {worst:.3g}"
+    what = f"what {what} keeps, with values of the original's run"
+    yield Verdict("oracle", worst <= IDENTITY, what, worst, IDENTITY, message)
+
+
 def _called(
-    checked: Checked, inputs: Mapping[str, Tensor], outputs: list[Tensor], kept: list[Tensor]
+    checked: Checked,
+    inputs: Mapping[str, Tensor],
+    outputs: list[Tensor],
+    kept: list[Tensor],
+    who: str = "the rewritten program",
 ) -> Iterator[Verdict]:
     free = run_oracle(checked.facts, checked.plan, inputs, checked.methods)
     alive = [alive_rows(rows, c.alive) for rows, c in zip(kept, free.stages, strict=True)]
-    yield from judge(checked, inputs, outputs, alive, free, "the rewritten program")
+    yield from judge(checked, inputs, outputs, alive, free, who)
 
 
 def alive_rows(kept: Tensor, like: Tensor) -> Tensor:

@@ -23,14 +23,16 @@ from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST
 from tokopt.targets.records import field_of, from_json, to_json
+from tokopt.targets.refresh import Refresh
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants, ``cache`` and ``device``, 8 ``sparse``; older ones still load."""
+variants, ``cache`` and ``device``, 8 ``refresh``, 9 ``sparse``; older
+ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -111,6 +113,7 @@ class Variant:
     padding: Padding | None = None
     programs: tuple[ProgramEntry, ...] = ()
     links: tuple[Link, ...] = ()
+    refresh: Refresh | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -175,7 +178,9 @@ class Manifest:
     any length.
     ``decoding``: how the program behind the main one makes the next token, where that is known.
     ``device``: of which latency was predicted, empty where of none.  ``cache``: how decode's layers
-    store what they read, empty where that is in full.  ``sparse``: what decodes on long caches.
+    store what they read, empty where that is in full.  ``refresh``: the program that runs in the
+    place of the first budget's every so many calls, where that one reuses what it computed.
+    ``sparse``: what decodes on long caches.
     """
 
     target: str
@@ -196,6 +201,7 @@ class Manifest:
     decoding: Decoding | None = None
     device: str = ""
     cache: tuple[CachedLayer, ...] = ()
+    refresh: Refresh | None = None
     sparse: SparseStep | None = None
     status: str = OK
     format: str = FORMAT
@@ -263,11 +269,12 @@ def upgraded(text: str) -> str:
         "device": "",
         "padding": None,
         "decoding": None,
+        "refresh": None,
         "sparse": None,
         **json.loads(text),
     }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
-    lacking: dict[str, Any] = {"padding": None, "programs": [], "links": []}
+    lacking: dict[str, Any] = {"padding": None, "programs": [], "links": [], "refresh": None}
     found["variants"] = [{**lacking, **variant} for variant in found["variants"]]
     uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}
     for part in (found, *found["variants"]):

@@ -216,8 +216,10 @@ def _opened(folder: Path, manifest: Manifest, target: Target) -> Artifact:
 
 
 def _runner(opened: Callable[[str], Runner], part: str, own: Manifest) -> Runner:
-    """Open a budget's program, or those of its prompt buckets when they are first needed."""
+    """Open a budget's program, or those of its prompt buckets or reference when first needed."""
     padding = own.padding
+    if own.refresh is not None:
+        return own.refresh.runner(opened, part)
     if padding is None:
         return opened(part)
     return padding.runner(lambda bucket: opened(bucket_part(part, bucket, padding.buckets)))

@@ -14,7 +14,7 @@ means, and how many there were.
 Where we differ: all channels are used.  The code drops in every chunk the half of highest variance,
 another half each time, so that its memory adds up channels that do not belong together.  Where
 anchors are read the released code is followed (a sum of kernels, not the paper's mean of cosines).
-The cacher, which reuses values of the tower's layers, is not here.
+The first part, the cacher, is ``stc_cacher``.
 """
 
 from __future__ import annotations

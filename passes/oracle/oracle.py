@@ -26,10 +26,12 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.dead import Marked
 from tokopt.passes.oracle.interpreter import MaskedInterpreter
 from tokopt.passes.oracle.placed import Choice, place_stages
+from tokopt.passes.oracle.reusing import Reusing, states_of
 from tokopt.passes.oracle.rewriting import Rewriting
 from tokopt.passes.oracle.sizes import Sizes
 from tokopt.passes.oracle.stages import Stages
 from tokopt.passes.placed import places_of
+from tokopt.passes.reused import reused_of
 from tokopt.passes.rewriting import asked_rewrites
 
 
@@ -39,7 +41,8 @@ class OracleResult:
 
     ``outputs``: by the output's name in the program's order, full length, NaN at dropped rows (an
     output of a dtype without NaN comes as float64 where it has such rows).  ``stages``: each
-    stage's choice over the ``N`` rows its stream has in the original, in plan order.
+    stage's choice over the ``N`` rows its stream has in the original, in plan order; behind them
+    those of layers that compute few rows anew.
     """
 
     outputs: dict[str, Tensor]
@@ -74,23 +77,29 @@ def run_oracle(
     ``UnsupportedError`` naming the operator through which dropped rows cannot be followed.
     """
     placed = place_stages(facts, plan, methods)
-    kept = {name for p in placed for name in p.remembers}
+    reused = reused_of(facts, plan)
+    kept = {name for p in placed for name in p.remembers} | states_of(reused)
     state = {name: inputs[name] for name in kept if name in inputs}
     inputs = {name: value for name, value in inputs.items() if name not in kept}
     values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
-    masks: set[fx.Node] = set().union(*(p.padding for p in placed))
+    masks: set[fx.Node] = set().union(*(p.original for p in placed))
     plain = MaskedInterpreter(facts, {}, masks)
     _refuse_nan(_outputs(facts, plain.execute(values)), inputs)
     sizes = Sizes(facts.exported, values)
     reach = {p.site.name: facts.reach(p.site) for p in placed}
     where = places_of(facts, plan, methods)
-    given = (sizes, plan.seed, forced, tie, reach, plain.seen, where, state)
+    layers = 0 if reused is None else len(reused.layers)
+    first, others = _parted(forced, len(placed), layers)
+    given = (sizes, plan.seed, first, tie, reach, plain.seen, where, state)
     stages = Stages(placed, facts.dims, *given)
     rewriting = Rewriting(asked_rewrites(facts, plan), facts.dims, sizes)
-    watched = stages.watched | rewriting.watched
-    around = {**stages.standing.around, **rewriting.around}
+    reusing = None if reused is None else Reusing(reused, facts.dims, sizes, state, others)
+    watched = stages.watched | rewriting.watched | (reusing.watched if reusing else set())
+    around = {**stages.standing.around, **rewriting.around, **(reusing.around if reusing else {})}
     marking = MaskedInterpreter(facts, stages.visits, watched, around=around)
     rewriting.seen = marking.seen
+    if reusing is not None:
+        reusing.seen = marking.seen
     stages.seen, stages.peek = ChainMap(rewriting.own, marking.seen), marking.peek
     outputs = _outputs(facts, marking.execute(values))
     if len(stages.choices) != len(plan.stages):
@@ -98,6 +107,9 @@ def run_oracle(
     choices = tuple(stages.choices[index] for index in range(len(plan.stages)))
     for p in placed:
         outputs.update({f"{name}_next": stages.kept[name] for name in p.remembers})
+    if reusing is not None:
+        outputs |= reusing.remembered
+        choices += reusing.choices
     return OracleResult(outputs, choices)
 
 
@@ -109,6 +121,18 @@ def run_masked(facts: Facts, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
     return _outputs(facts, MaskedInterpreter(facts, {}, set(), dropped=True).execute(values))
+
+
+def _parted(
+    forced: Sequence[Tensor] | None, stages: int, layers: int
+) -> tuple[Sequence[Tensor] | None, Sequence[Tensor] | None]:
+    """Return the choices of the stages and those of layers that compute few rows anew."""
+    if forced is None:
+        return None, None
+    at = len(forced) - layers if layers else len(forced)
+    if layers and at != stages:
+        raise InputError(f"{len(forced)} forced choices for {stages} stages and {layers} layers")
+    return forced[:at], forced[at:]
 
 
 def _outputs(facts: Facts, computed: list[object]) -> dict[str, Tensor]:

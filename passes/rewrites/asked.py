@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tokopt.ir.errors import InputError, UnsupportedError
-from tokopt.ir.facts import Facts
+from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.plan import Attending
 from tokopt.passes.option import read_settings
 from tokopt.passes.rewrites.registry import find_rewrite
+from tokopt.passes.rewrites.reuse import Reuse
 from tokopt.passes.rewrites.rewrite import Rewrite
 from tokopt.passes.syntax import Call, read_calls
 
@@ -37,9 +38,14 @@ def _attending(facts: Facts, call: Call) -> Attending:
     return Attending(place, call.name, options)
 
 
-def published_site(facts: Facts, rewrite: Rewrite) -> str:
-    """Return the site at which a rewrite begins: layer k of 32 is round(k L / 32), at least 1."""
+def published_site(facts: Facts, rewrite: Rewrite | Reuse) -> str:
+    """Return the site at which a rewrite begins: layer k of 32 is round(k L / 32), at least 1.
+
+    One that reuses rows begins at the first layer of the tower.
+    """
     stack = facts.consumer
+    if isinstance(rewrite, Reuse):
+        return f"{_tower(facts).role}:{rewrite.first}"
     if stack.role.rstrip("0123456789") not in rewrite.roles:
         raise UnsupportedError(
             f"{rewrite.name} rewrites the attention of a decoder, and this model has none",
@@ -48,3 +54,16 @@ def published_site(facts: Facts, rewrite: Rewrite) -> str:
     layers = len(stack.stack.layers)
     depth = min(layers - 1, max(1, round(rewrite.first * layers / LAYERS)))
     return f"{stack.role}:{depth}"
+
+
+def _tower(facts: Facts) -> TokenStack:
+    """Return the tower that feeds the consumer, or is it; ``UnsupportedError`` without one."""
+    fed = facts.feeder(facts.consumer)
+    if fed is not None:
+        return fed[0]
+    found = next((stack for stack in facts.stacks if stack.role.startswith("vision")), None)
+    if found is None:
+        raise UnsupportedError(
+            "the model has no tower whose rows could be reused", expected="a stack of visual tokens"
+        )
+    return found

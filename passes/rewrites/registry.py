@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 import tokopt.passes.rewrites
 from tokopt.ir.errors import InputError, InternalError
+from tokopt.passes.rewrites.reuse import Reuse
 from tokopt.passes.rewrites.rewrite import Rewrite
 
 
-def find_rewrite(name: str) -> Rewrite:
+def find_rewrite(name: str) -> Rewrite | Reuse:
     """Return a rewrite by name; raises ``InputError`` listing those there are."""
     if name not in REWRITES:
         raise InputError(
@@ -26,14 +27,14 @@ def find_rewrite(name: str) -> Rewrite:
     return REWRITES[name]
 
 
-def _collected() -> Mapping[str, Rewrite]:
-    found: dict[str, Rewrite] = {}
+def _collected() -> Mapping[str, Rewrite | Reuse]:
+    found: dict[str, Rewrite | Reuse] = {}
     path, prefix = tokopt.passes.rewrites.__path__, "tokopt.passes.rewrites."
     for entry in pkgutil.iter_modules(path, prefix):
         if entry.name == __name__:
             continue
         rewrite = getattr(importlib.import_module(entry.name), "REWRITE", None)
-        if isinstance(rewrite, Rewrite):
+        if isinstance(rewrite, (Rewrite, Reuse)):
             if prefix + rewrite.name != entry.name:
                 raise InternalError(
                     f"the rewrite {rewrite.name!r} is not called like its file", where=entry.name
@@ -42,5 +43,5 @@ def _collected() -> Mapping[str, Rewrite]:
     return MappingProxyType(found)
 
 
-REWRITES: Mapping[str, Rewrite] = _collected()
+REWRITES: Mapping[str, Rewrite | Reuse] = _collected()
 """All rewrites by name."""

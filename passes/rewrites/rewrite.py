@@ -52,16 +52,27 @@ class Rewrite:
 
         Raises ``InputError`` for one that the rewrite does not have, or of another type.
         """
-        for name, value in options.items():
-            if name not in self.options:
-                raise InputError(
-                    f"{self.name} has no option {name!r}",
-                    expected="one of " + ", ".join(self.options),
-                )
-            if isinstance(value, str) != isinstance(self.options[name], str):
-                what = "a text" if isinstance(self.options[name], str) else "a number"
-                raise InputError(f"{self.name}: {name} = {value!r}", expected=what)
-        return {**self.options, **options}
+        return checked_options(self.name, self.options, options)
+
+
+def checked_options(
+    rewrite: str,
+    known: Mapping[str, int | float | str],
+    options: Mapping[str, int | float | str],
+) -> Mapping[str, int | float | str]:
+    """Return all options of a rewrite.
+
+    Raises ``InputError`` for one that it does not have, or of another type.
+    """
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(
+                f"{rewrite} has no option {name!r}", expected="one of " + ", ".join(known)
+            )
+        if isinstance(value, str) != isinstance(known[name], str):
+            what = "a text" if isinstance(known[name], str) else "a number"
+            raise InputError(f"{rewrite}: {name} = {value!r}", expected=what)
+    return {**known, **options}
 
 
 def last_rows(layer: LayerTap) -> Tensor:

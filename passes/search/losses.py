@@ -19,6 +19,7 @@ from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.observe import observe
+from tokopt.passes.reference import without_reuse
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import Objective
 from tokopt.passes.search.replay import Replay
@@ -69,7 +70,8 @@ def losses(
         for count in range(1, len(plan.stages) + 1):
             some = replace(plan, stages=plan.stages[:count], attention=())
             found.append(Loss(distance(some), _mean(_flow(flow, some))))
-        whole = found[-1].distance if found and not plan.attention else distance(plan)
+        first = without_reuse(plan)  # a first call is a reference
+        whole = found[-1].distance if found and not first.attention else distance(first)
         kept = _flow(flow, plan)
     items = sum(len(answer.scores) for answer in objective.reference)
     return Losses(tuple(found), whole, kept, items)

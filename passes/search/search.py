@@ -85,7 +85,8 @@ class Search:
         name: str = "search",
         bounded: Bounded | None = None,
     ) -> None:
-        self.facts, self.budget, self.methods = facts, budget, methods
+        methods = {name: one for name, one in methods.items() if "text" not in one.roles}
+        self.facts, self.budget, self.methods = facts, budget, methods  # words only where asked for
         self.bounded = bounded
         self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure

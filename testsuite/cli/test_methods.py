@@ -21,6 +21,7 @@ def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixtur
     assert [entry["name"] for entry in listed] == [*METHODS, *REWRITES]
     kinds = {entry["name"]: entry["kind"] for entry in listed}
     assert kinds["vtc_cls"] == "stage" and kinds["paint"] == "attention"
+    assert kinds["stc_cacher"] == "reuse"
     vtc = next(entry for entry in listed if entry["name"] == "vtc_cls")
     assert vtc["scope"] == ["vision"] and vtc["cost"] == "O(N)"
     assert vtc["licence"] == "Apache-2.0"
@@ -29,8 +30,8 @@ def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixtur
 
 
 NAMED = """vflowopt flowcut hiprune holov todre vtc_cls visiondrop fopru hired mmtok catp transprune
-vla_pruner stc fastervlm tokencut lexrank normgrad fastv pdrop visionzip tome sparsevlm dart
-divprune cdpruner var paint random stride downsample"""
+vla_pruner stc stc_cacher fastervlm tokencut lexrank normgrad fastv pdrop visionzip tome sparsevlm
+dart divprune cdpruner follow_the_flow var paint random stride downsample"""
 """What the library is to hold; ToC3D's slow path is a stage's ``until``, with any of them."""
 
 

@@ -45,9 +45,7 @@ def rows_of_the_next_page(chosen: Tensor, page: int) -> Tensor:
     return pages.rows_of(chosen, page) + 1
 
 
-def the_mean_head(
-    query: Tensor, keys: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
+def the_mean_head(query: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     heads = [query[:, head : head + 1] for head in range(query.shape[1])]
     half = len(heads) // keys.shape[1]
     each = [

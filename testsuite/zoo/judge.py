@@ -158,7 +158,7 @@ def attempt(
     except (UnsupportedError, BudgetError) as error:
         return found | {"refused": str(error)}
     names = output_names(facts.exported, len(plan.stages))
-    names += [one.output for one in applied.memory]
+    names += applied.renewed
     for name in targets:
         start = time.perf_counter()
         try:

@@ -18,12 +18,13 @@ from tokopt.passes.rewrites.rewrite import Rewrite
 
 LIVELY = {"var": {"tau": 2.2, "rho": 0.3, "summ": 0.3}, "paint": {}}
 """Options under which the drawn values are changed."""
-every_rewrite = pytest.mark.parametrize("name", REWRITES)
+ATTENTION = {name: one for name, one in REWRITES.items() if isinstance(one, Rewrite)}
+every_rewrite = pytest.mark.parametrize("name", ATTENTION)
 
 
 def made(name: str, batch: int = 2, rows: int = 40, **options: float | str) -> Attended:
     """Return drawn taps; marks are computed of a drawn tower."""
-    rewrite = REWRITES[name]
+    rewrite = ATTENTION[name]
     taps = drawn_taps("decoder", batch=batch, rows=rows)
     assert taps.tower is not None
     layer = taps.tower.layer
@@ -45,14 +46,14 @@ def before(taps: Attended) -> Tensor:
 
 @every_rewrite
 def test_every_row_of_attention_has_sum_1_and_none_is_negative(name: str) -> None:
-    found = REWRITES[name].attend(made(name))
+    found = ATTENTION[name].attend(made(name))
     assert found.dtype == torch.float32 and bool((found >= 0).all())
     torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]))
 
 
 @every_rewrite
 def test_something_is_changed_unless_the_setting_is_neutral(name: str) -> None:
-    rewrite = REWRITES[name]
+    rewrite = ATTENTION[name]
     lively, idle = made(name), made(name, **rewrite.neutral)
     assert not torch.allclose(rewrite.attend(lively), before(lively), atol=1e-3)
     torch.testing.assert_close(rewrite.attend(idle), before(idle), rtol=1e-6, atol=1e-7)
@@ -61,7 +62,7 @@ def test_something_is_changed_unless_the_setting_is_neutral(name: str) -> None:
 @every_rewrite
 def test_items_of_a_batch_do_not_see_each_other(name: str) -> None:
     taps = made(name, batch=3)
-    together = REWRITES[name].attend(taps)
+    together = ATTENTION[name].attend(taps)
     for item in range(3):
         one = slice(item, item + 1)
         layer = rebuilt(*(x[one] for x in (taps.layer.query, taps.layer.key, taps.layer.value)))
@@ -73,7 +74,7 @@ def test_items_of_a_batch_do_not_see_each_other(name: str) -> None:
             marks=None if taps.marks is None else taps.marks[one],
             at=taps.at[one],
         )
-        found = REWRITES[name].attend(alone)
+        found = ATTENTION[name].attend(alone)
         torch.testing.assert_close(found[0], together[item], rtol=1e-4, atol=1e-6)
 
 
@@ -91,7 +92,7 @@ def rebuilt(query: Tensor, key: Tensor, value: Tensor) -> LayerTap:
 
 @every_rewrite
 def test_a_rewrite_traces_with_free_sizes(name: str) -> None:
-    rewrite = REWRITES[name]
+    rewrite = ATTENTION[name]
 
     def flat(taps: Attended) -> list[Tensor]:
         marks = taps.hidden[..., 0] if taps.marks is None else taps.marks
@@ -112,7 +113,8 @@ def test_a_rewrite_traces_with_free_sizes(name: str) -> None:
 
 @every_rewrite
 def test_every_rewrite_says_what_it_is(name: str) -> None:
-    rewrite: Rewrite = find_rewrite(name)
+    rewrite = find_rewrite(name)
+    assert isinstance(rewrite, Rewrite)
     assert rewrite.paper and rewrite.notes and rewrite.roles == {"decoder"} and rewrite.first >= 0
     assert set(rewrite.neutral) <= set(rewrite.options) and name not in METHODS
 
