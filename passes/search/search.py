@@ -29,7 +29,7 @@ from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
 from tokopt.passes.gradients import Orders, gradient_orders, is_ordered, with_orders
-from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.method import GRID, Method
 from tokopt.passes.observe import Observation, average_entropies, observe
 from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.draw import Choices, Draw, changed
@@ -37,6 +37,7 @@ from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import DEFAULT, Measure, Objective
 from tokopt.passes.search.replay import Replay
+from tokopt.passes.search.sized import sized
 from tokopt.passes.search.space import Space, Trial
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
 
@@ -70,6 +71,7 @@ class Search:
     """A search on calibration ``batches`` for plans of one budget.
 
     ``bounded``: limits on other numbers than tokens, which every plan judged meets as well.
+    ``grid``: of patches, as in ``12x12``, for methods that need one where no graph tells it.
     """
 
     def __init__(
@@ -84,9 +86,12 @@ class Search:
         storage: str | Path | None = None,
         name: str = "search",
         bounded: Bounded | None = None,
+        grid: str | None = None,
     ) -> None:
+        if bounded is None:  # limits are counted on the program as it came
+            facts = sized(facts, batches)
         self.facts, self.budget, self.methods = facts, budget, methods
-        self.bounded = bounded
+        self.bounded, self.grid = bounded, grid
         self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure
         seen = [observe(facts, batch) for batch in batches]
@@ -96,7 +101,7 @@ class Search:
         self._orders = cache(lambda: self._measured(batches, seen))
         self._objective = Objective(facts, replay, seen)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
-        self._space = Space(facts, methods, budget, seed)
+        self._space = Space(facts, methods, budget, seed, grid)
         self._study = Study(name, storage, list(methods), seed)
         self._known = {self._text(j.plan): j for j in self._study.judged() if j.plan}
 
@@ -161,13 +166,21 @@ class Search:
     def _proposed(self, trial: Trial, start: str, share: Fraction) -> Plan:
         """Return the plan of a trial at a share of the tokens."""
         if start != FREE:
-            method = self.methods[start]
-            fitted = fit(self.facts, method, float(share), self._entropies, seed=self.seed)
-            return self._ordered(fitted.plan)
+            return self._ordered(self._published(self.methods[start], float(share)))
         plan = self._space.draw(trial, share)
         if plan is None:
             raise BudgetError("the choices do not fit together")
         return self._ordered(plan)
+
+    def _published(self, method: Method, share: float) -> Plan:
+        """Return a method's plan; with the grid that was stated where the graph tells none."""
+        given = partial(fit, self.facts, method, share, self._entropies, seed=self.seed)
+        try:
+            return given().plan
+        except UnsupportedError:
+            if self.grid is None or "places" not in method.needs:
+                raise
+            return given(options={GRID: self.grid}).plan
 
     def _measured(
         self, batches: Sequence[Mapping[str, Tensor]], seen: Sequence[Observation]
