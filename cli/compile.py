@@ -230,7 +230,7 @@ def show_table(compiled: Compiled) -> None:
     for entry in compiled.plan.attention:
         plan.add_row(f"{entry.site} and on", entry.method, "all (none dropped)", "", "", "")
     rows = Table(
-        "layer", "visual rows", "share", title=f"{budget.role} layers", title_justify="left"
+        "layer", f"{budget.what} rows", "share", title=f"{budget.role} layers", title_justify="left"
     )
     for depths, count in _runs(budget.rows):
         rows.add_row(depths, f"{count} of {budget.of}", f"{count / budget.of:.1%}")
@@ -251,8 +251,8 @@ def show_table(compiled: Compiled) -> None:
     note = f"\nnote: {compiled.note}" if compiled.note else ""
     seconds = sum(compiled.manifest.run.seconds.values())
     show(
-        f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the visual tokens "
-        f"in {budget.role}, compiled in {seconds:.1f} s{note}"
+        f"{compiled.folder}: {compiled.manifest.target}, {budget.total:.1%} of the {budget.what} "
+        f"tokens in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
     show_cache(compiled)
     asked = compiled.manifest.budget.requested

@@ -85,7 +85,8 @@ def _rows(stack: Described) -> str:
         return f"{rows} rows, {visual} of them visual, at places known at run time"
     if stack["protected"]:
         return f"{rows} rows: {stack['protected']} learned in front (protected), {visual} visual"
-    return f"{rows} rows, {visual} visual" if rows != visual else f"{rows} rows, all visual"
+    what = "text" if stack["role"].startswith("text") else "visual"
+    return f"{rows} rows, {visual} visual" if rows != visual else f"{rows} rows, all {what}"
 
 
 def _relay(relay: int | None) -> str:

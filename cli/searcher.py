@@ -71,7 +71,7 @@ class Searcher:
         if self.quiet:
             found = search.run(effort)
         else:
-            with track(f"search at {budget:g}", len(self.methods) + effort.trials) as advance:
+            with track(f"search at {budget:g}", len(search.methods) + effort.trials) as advance:
                 found = search.run(effort, lambda done, _, best: advance(done, _told(best)))
         if not found.whole and not self.quiet:
             say("interrupted: going on with the best plan so far (Ctrl-C again ends the compile)")

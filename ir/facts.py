@@ -35,7 +35,8 @@ class TokenStack:
     ``role``: *vision* rows come from pixels; a *decoder* has rows written into its sequence by a
     merge, or reads them by cross-attention as it generates text; a *resampler* reads them by
     cross-attention on behalf of a later stack, or of no text at all; rows of a *latent* stack are
-    learned; *mixed* rows are of image and text, nobody knows which; *text* is the rest.
+    learned; *mixed* rows are of image and text, nobody knows which; *text* is the rest, also who
+    reads such rows by cross-attention.
 
     ``rows`` is the axis of one item's rows, ``tokens`` that of those that may leave, ``protected``
     how many rows stand before them; ``relay`` is the row whose attention carries the flow (None:
@@ -80,7 +81,10 @@ class Facts:
 
     @property
     def consumer(self) -> TokenStack:
-        """The stack that budgets count: the decoder, or the only stack with visual tokens."""
+        """The stack that budgets count: the decoder, or the only stack with visual tokens.
+
+        In a model of text alone: who reads an encoder's rows by cross-attention, or the encoder.
+        """
         for role in ("decoder", "vision"):
             alike = [s for s in self.stacks if s.role.rstrip("0123456789") == role]
             if alike:
@@ -103,6 +107,10 @@ class Facts:
                 expected="rows on one dim, [batch, rows, features]: tokens leave along one dim",
                 hint="flatten height and width in front of the first layer: x.flatten(1, 2)",
             )
+        texts = [s for s in self.stacks if s.role.startswith("text")]
+        read = next((s for s in texts if s.stack.cross), None)
+        if read is not None or (len(texts) == 1 == len(self.stacks)):
+            return texts[0] if read is None else read
         raise UnsupportedError(
             "no stack of attention layers over visual tokens was found",
             expected="attention layers joined by skip connections, fed by a floating-point input",

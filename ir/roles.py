@@ -23,6 +23,8 @@ def kind_of(
             return "mixed" if mixes_text(stack, dims, dependence, given) else "vision"
         return "text" if first.entry in given.words else "latent"
     query, key = first.attention[0].query, first.attention[0].key
+    if key in given.words and key not in given.seen:
+        return "text"  # words alone are read
     from_each = [dependence.reached([i], frozenset()) for i in given.inputs]
     asked = any(query in found and key not in found for found in from_each)
     queries = first.attention[0].queries

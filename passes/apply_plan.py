@@ -28,6 +28,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.drop import but_the_last, drop_holes, visual_mask
 from tokopt.passes.methods.method import Method
+from tokopt.passes.picked import picked_of_plan
 from tokopt.passes.placed import places_of
 from tokopt.passes.quotas import images_of
 from tokopt.passes.reused import reused_of, reuses
@@ -102,7 +103,7 @@ def _applied(
     feeders = feeders_of(work.facts, plan, methods)
     blocks = blocks_of_plan(work.facts, plan, methods)
     asked = asked_rewrites(work.facts, plan)
-    images = images_of(work.facts, plan)
+    images, picked = images_of(work.facts, plan), picked_of_plan(work.facts, plan, methods)
     reused = reused_of(work.facts, plan)
     remembered = None if reused is None else insert_reuse(work, reused, reference)
     for_reuse = _since(work, known)
@@ -131,7 +132,7 @@ def _applied(
         series.plan(values, head, [site for _, _, _, site in stages])
         state = _initial(work, head, [site for _, _, _, site in stages])
         state.reach, state.places, state.feeders, state.blocks = reach, places, feeders, blocks
-        state.images = images
+        state.images, state.picked = images, picked
         if kept is not None and boundary is not None:
             series.make(drop_holes(work, head, state, boundary, kept))
             added[feeding[head.role]] |= _since(work, known)

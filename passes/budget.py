@@ -6,6 +6,9 @@
 The consumer is the decoder, or the only stack of a model without one.  A tower that feeds a decoder
 is not counted in this number (``tower_rows`` lists it): of its tokens kept, those that arrive in
 the decoder (``ir/arrival.py``) are there from layer 0 on.  Exact fractions throughout.
+
+Of a model of text alone rows are words.  A text encoder whose reader is another program counts as
+one layer of that reader: the rows it hands on.
 """
 
 from __future__ import annotations
@@ -37,7 +40,19 @@ def visual_rows(facts: Facts, plan: Plan) -> tuple[int, ...]:
             continue
         start = site.depth if stack is consumer else 0
         cuts.append((start, rows_arriving(facts, stack, site, stage.keep)))
+    return consumer_rows(consumer, cuts)
+
+
+def consumer_rows(consumer: TokenStack, cuts: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the rows in each layer that budgets count, under cuts as in ``rows_after``."""
+    if hands_on(consumer):
+        return rows_after(row_count(consumer), 1, [(0, left) for _, left in cuts])
     return rows_after(row_count(consumer), len(consumer.stack.layers), cuts)
+
+
+def hands_on(consumer: TokenStack) -> bool:
+    """Return whether what budgets count is read in another program: an encoder of text."""
+    return consumer.role.startswith("text") and not consumer.stack.cross
 
 
 def _between(stage: Stage, site: Site, stack: TokenStack, facts: Facts) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from tokopt.ir.facts import Facts
 from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import Applied
-from tokopt.passes.budget import row_count, spent, tower_rows, visual_rows
+from tokopt.passes.budget import hands_on, row_count, spent, tower_rows, visual_rows
 from tokopt.passes.cost import Cost, stage_costs
 from tokopt.passes.macs import count_macs
 
@@ -55,7 +55,10 @@ class Work:
 class BudgetReport:
     """``rows``: visual rows in each consumer layer of ``of``; ``total`` the share spent.
 
+    Of a model of text alone rows are words; a text encoder counts as one layer of its reader.
+
     ``tower``: tokens per layer of each tower that feeds the consumer, by role, and of how many.
+    ``what`` the rows are: visual, or text.
     """
 
     role: str
@@ -63,17 +66,19 @@ class BudgetReport:
     rows: tuple[int, ...]
     total: float
     tower: dict[str, tuple[int, tuple[int, ...]]]
+    what: str = "visual"
 
 
 def report_budget(facts: Facts, plan: Plan) -> BudgetReport:
     """Return what a plan spends."""
     counts = {s.role: s for s in facts.stacks}
     return BudgetReport(
-        facts.consumer.role,
+        f"reader of {facts.consumer.role}" if hands_on(facts.consumer) else facts.consumer.role,
         row_count(facts.consumer),
         visual_rows(facts, plan),
         float(spent(facts, plan)),
         {r: (row_count(counts[r]), rows) for r, rows in tower_rows(facts, plan).items()},
+        "text" if facts.consumer.role.startswith("text") else "visual",
     )
 
 

@@ -14,6 +14,9 @@ from tokopt.passes.methods.registry import METHODS
 def instead(role: str) -> str:
     """Return the hint of a refusal in a stack, empty where no method of the library would do."""
     kind = role.rstrip("0123456789")
+    if kind == "text":
+        words = ", ".join(name for name, method in METHODS.items() if "text" in method.roles)
+        return f"words are dropped only by a method that is named and made for them: {words}"
     names = [name for name, method in METHODS.items() if kind in method.roles and _plain(method)]
     return f"{', '.join(names)} can be placed in {role}" if names else ""
 

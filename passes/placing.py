@@ -18,7 +18,7 @@ from functools import partial
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
 from tokopt.ir.sites import Site
-from tokopt.passes.budget import row_count, rows_after, rows_arriving
+from tokopt.passes.budget import consumer_rows, row_count, rows_arriving
 from tokopt.passes.instead import instead, reads
 from tokopt.passes.methods.method import Method, Placement, Setting
 
@@ -184,7 +184,7 @@ class Placing:
         cuts = [
             (p.depth if own and p.depth != BEFORE else 0, self._arriving(p)) for p in placements
         ]
-        rows = rows_after(total, len(self.consumer.stack.layers), cuts)
+        rows = consumer_rows(self.consumer, cuts)
         return Fraction(sum(rows), total * len(rows))
 
     def _arriving(self, place: Placement) -> int:

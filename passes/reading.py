@@ -28,6 +28,7 @@ from tokopt.passes.methods.method import LayerTap, Method, Taps
 from tokopt.passes.methods.order import ranking
 from tokopt.passes.numbering import visual_numbers
 from tokopt.passes.operands import Given, Operands
+from tokopt.passes.picked import picked_mask
 from tokopt.passes.stack_state import StackState
 from tokopt.passes.stream_view import StreamView, stream_view
 from tokopt.passes.taps import tap_recipe
@@ -83,6 +84,10 @@ def read_site(
     layers = _layers(work, operands, stack, range(since, site.depth), lead, state, blocks, view)
     sizes = operands.maybe(state.sizes)
     ahead = read_ahead(work, operands, stack, site, method, lead)
+    read = state.picked.get(site.name, ())
+    for node in read:
+        work.hoist(node, site.value)
+    by_number = operands.slots(read)
 
     def build(given: Given) -> tuple[Taps, Tensor | None]:
         hidden, candidates = view.see(value(given)), mask(given)
@@ -115,6 +120,7 @@ def read_site(
             numbers=None if numbers is None else numbers(given, candidates),
             state={name: slot(given) for name, slot in memory.items()},
             ranking=order(given),
+            picked=picked_mask(by_number(given), candidates),
         )
         return taps, known
 

@@ -67,6 +67,7 @@ def _in_data_order(
                 f"{stage.method} cannot be placed at {stage.site}",
                 expected="a stack of role " + " or ".join(sorted(roles)),
             )
+        _refuse_words(facts, stack, stage)
         refuse_barrier(stack, site)
         _refuse_none(stack, stage, method)
         grouped[stack.role].append((position, stage, site))
@@ -77,6 +78,16 @@ def _in_data_order(
                 raise InputError(f"two stages at one site: {a.site} and {b.site}")
     order = sorted(facts.stacks, key=lambda s: s.merge is not None)
     return [(stack, grouped[stack.role]) for stack in order]
+
+
+def _refuse_words(facts: Facts, stack: TokenStack, stage: Stage) -> None:
+    """Refuse a stage that drops words of a model that has pictures as well."""
+    if stack.role.startswith("text") and not facts.consumer.role.startswith("text"):
+        raise UnsupportedError(
+            f"{stage.method} at {stage.site} would drop words, and text is never dropped beside "
+            "visual rows",
+            expected="a model of text alone",
+        )
 
 
 def _refuse_none(stack: TokenStack, stage: Stage, method: Method) -> None:

@@ -26,7 +26,8 @@ class StackState:
     rows before it.  By site, all found before anything was rewritten: ``reach``, which units ever
     arrive anywhere (``Facts.reach``); ``places``, where its rows come from; ``feeders``, the tower
     that a method reads; ``blocks``, the sub-blocks of each layer; ``images``, the number of images
-    of which each keeps a share.  ``entry``: the stream as the stack's first layer reads it;
+    of which each keeps a share; ``picked``, the numbers of the rows read by number.
+    ``entry``: the stream as the stack's first layer reads it;
     ``written`` (decoders): the visual rows as the merge wrote them.  ``sizes``: how many original
     rows each row stands for, fp32 ``[B, N]``; None until a method merges rows that weigh.
     """
@@ -46,3 +47,4 @@ class StackState:
     written: fx.Node | None = None
     sizes: fx.Node | None = None
     images: Mapping[str, int] = field(default_factory=dict)
+    picked: Mapping[str, tuple[fx.Node, ...]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ NEEDS = {
     "places": "the grid of patches",
     "tower": "the tower's attention",
     "blocks": "what blocks add to the stream",
+    "picked": "rows read by number",
 }
 """What ``Method.needs`` may name; ``relay`` is another row in a tower than in a decoder."""
 RELAYS = {"vision": "the class token", "decoder": "the last prompt row"}
@@ -27,8 +28,10 @@ def needs_in_words(method: Method | Rewrite | Reuse) -> tuple[str, ...]:
     """Return what must be there for a method to be placed, beside the visual rows."""
     relays = [RELAYS[role] for role in sorted(method.roles) if role in RELAYS]
     words = [NEEDS[need] for need in NEEDS if need in method.needs]
-    stateful = isinstance(method, Reuse) or getattr(method, "state", None)
-    kept = ["what it kept of earlier calls"] if stateful else []
+    names = getattr(method, "state", {})
+    stateful = isinstance(method, Reuse) or names
+    said = ["which rows are wanted, where its caller says it"] if "wanted" in names else []
+    kept = said or (["what it kept of earlier calls"] if stateful else [])
     kept += ["an order from calibration inputs"] if getattr(method, "ordered", False) else []
     return (*words, *(relays if "relay" in method.needs else ()), *kept)
 
@@ -44,6 +47,7 @@ def scope(method: Method) -> tuple[str, ...]:
         setting = Setting(role, LAYERS, COUNT, KEEP, consumer=consumer, entropies=(0.5,) * LAYERS)
         for stage in method.schedule(setting):
             inside = {"vision": "vision", "decoder": "LLM" if stage.depth else "merge boundary"}
+            inside["text"] = "text encoder"
             found.add(inside.get(role, role))
-    order = ("vision", "resampler", "merge boundary", "LLM")
+    order = ("vision", "resampler", "merge boundary", "LLM", "text encoder")
     return tuple(place for place in order if place in found)

@@ -121,6 +121,8 @@ class Taps:
     where its gains are nearer than ``tie``, relative to the largest so far.  None: its own way.
     ``ranking``: of every visual row of the original, by number, how far from the end of an order
     it is that was measured beforehand, fp32 ``[n]``; None where there is none (``order.py``).
+    ``picked``: rows that the program itself reads by number behind the site, bool ``[B, N]``; None
+    where it reads none, or the method does not need it.
     """
 
     layers: Sequence[LayerTap]
@@ -147,6 +149,7 @@ class Taps:
     followed: Tensor | None = None
     tie: float = 0.0
     ranking: Tensor | None = None
+    picked: Tensor | None = None
 
     def want_sizes(self) -> Tensor:
         """Return how many rows each row stands for; only a method that weighs them has that."""
@@ -261,8 +264,8 @@ class Method:
     with depth nor shrink when ``Setting.keep`` grows.  ``needs``: ``"layers"`` (attention layers
     before the site), ``"relay"`` (a relay row), ``"text"`` (which rows are text),
     ``"blocks"`` (inputs and outputs of each layer's sub-blocks), ``"entry"`` (the
-    stream as it entered the stack), ``"places"`` (where in its image a row comes from) and
-    ``"tower"`` (the tower that feeds a decoder).
+    stream as it entered the stack), ``"places"`` (where in its image a row comes from),
+    ``"tower"`` (the tower that feeds a decoder) and ``"picked"`` (rows read by number).
     ``wishes``: of these, what it reads where it is there (``"places"``, ``"tower"``,
     and ``"ahead"``: the layer behind the site).  ``asks``:
     what it needs as well where an option has a value.

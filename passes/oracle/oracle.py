@@ -82,7 +82,7 @@ def run_oracle(
     state = {name: inputs[name] for name in kept if name in inputs}
     inputs = {name: value for name, value in inputs.items() if name not in kept}
     values = with_full_inputs(facts.exported, bind(facts.exported, inputs))
-    masks: set[fx.Node] = set().union(*(p.padding for p in placed))
+    masks: set[fx.Node] = set().union(*(p.original for p in placed))
     plain = MaskedInterpreter(facts, {}, masks)
     _refuse_nan(_outputs(facts, plain.execute(values)), inputs)
     sizes = Sizes(facts.exported, values)

@@ -19,6 +19,7 @@ from tokopt.ir.sites import Site
 from tokopt.passes.block_tap import blocks_of_plan
 from tokopt.passes.methods.method import Method
 from tokopt.passes.oracle.taps import tapped, watched
+from tokopt.passes.picked import picked_of_plan
 from tokopt.passes.quotas import images_of
 from tokopt.passes.remembered import memory_name
 from tokopt.passes.tower_tap import Feeder, feeders_of
@@ -65,7 +66,7 @@ class PlacedStage:
     it does, off the values of ``tower``; ``ahead`` the layer behind the site, and ``blocks`` the
     sub-blocks by depth, where the method reads those.  ``end`` is where the rows that went come
     back, if they do.  ``sharing``: the number of images of which each keeps a share (None: all rows
-    compete).
+    compete).  ``picked``: the numbers of the rows that are read by number.
     """
 
     stage: Stage
@@ -82,6 +83,7 @@ class PlacedStage:
     number: int = 0
     sharing: int | None = None
     blocks: Mapping[int, tuple[SubBlock, ...]] = field(default_factory=dict)
+    picked: tuple[fx.Node, ...] = ()
 
     @property
     def remembers(self) -> dict[str, str]:
@@ -98,6 +100,11 @@ class PlacedStage:
         if "entry" in self.method.needs:
             nodes.add(self.stack.sites[0].value)
         return nodes.union(*(watched(attention) for _, attention in self.layers))
+
+    @property
+    def original(self) -> set[fx.Node]:
+        """The nodes whose values in the original are needed."""
+        return {*self.padding, *self.picked}
 
     @property
     def padding(self) -> set[fx.Node]:
@@ -120,7 +127,7 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
     """Return the stages of a plan at their sites; ``UnsupportedError`` where one cannot be."""
     placed: list[PlacedStage] = []
     feeders, sharing = feeders_of(facts, plan, methods), images_of(facts, plan)
-    blocks = blocks_of_plan(facts, plan, methods)
+    blocks, picked = blocks_of_plan(facts, plan, methods), picked_of_plan(facts, plan, methods)
     for stage in plan.stages:
         stack, site = facts.find_site(stage.site)
         _check(stage, site)
@@ -142,7 +149,8 @@ def place_stages(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -> 
         inside = dict(enumerate(blocks.get(stage.site, ())))
         read = {layer.depth: inside[layer.depth] for layer, _ in layers if inside}
         place = (stage, stack, site, method, before, same, layers, feeder, tower, ahead, end)
-        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site), read))
+        numbers = picked.get(stage.site, ())
+        placed.append(PlacedStage(*place, len(placed), sharing.get(stage.site), read, numbers))
     return placed
 
 

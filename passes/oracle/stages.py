@@ -238,7 +238,18 @@ class Stages:
             entry=entry,
             options=placed.stage.options,
             sizes=sizes.gather(1, left) if placed.method.weigh is not None else None,
+            picked=self._picked(placed, left),
         )
+
+    def _picked(self, placed: PlacedStage, left: Tensor) -> Tensor | None:
+        """Return which of the rows left the program reads by number."""
+        if not placed.picked:
+            return None
+        found = torch.zeros(left.shape, dtype=torch.bool)
+        for node in placed.picked:
+            for item, number in enumerate(self.original[node].expand(len(left)).tolist()):
+                found[item] |= left[item] == number
+        return found
 
     def _blocks(
         self, placed: PlacedStage, layer: Layer, rows: StreamRows, left: Tensor

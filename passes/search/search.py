@@ -90,7 +90,8 @@ class Search:
     ) -> None:
         if bounded is None:  # limits are counted on the program as it came
             facts = sized(facts, batches)
-        self.facts, self.budget, self.methods = facts, budget, methods
+        methods = {name: one for name, one in methods.items() if "text" not in one.roles}
+        self.facts, self.budget, self.methods = facts, budget, methods  # words only where asked for
         self.bounded, self.grid = bounded, grid
         self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure

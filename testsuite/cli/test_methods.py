@@ -31,7 +31,7 @@ def test_json_lists_every_method_with_what_it_needs(capsys: pytest.CaptureFixtur
 
 NAMED = """vflowopt flowcut hiprune holov todre vtc_cls visiondrop fopru hired mmtok catp transprune
 vla_pruner stc stc_cacher fastervlm tokencut lexrank normgrad fastv pdrop visionzip tome sparsevlm
-dart divprune cdpruner var paint random stride downsample"""
+dart divprune cdpruner follow_the_flow var paint random stride downsample"""
 """What the library is to hold; ToC3D's slow path is a stage's ``until``, with any of them."""
 
 

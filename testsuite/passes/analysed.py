@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from testsuite.passes import flat_vit
+from testsuite.passes import flat_vit, text_encoders
 from testsuite.zoo import dinov2, handvit, llava, qwen2_5_vl, random_transformer
 from testsuite.zoo.sample import Sample
 from torch import Tensor
@@ -21,6 +21,9 @@ BUILDERS: dict[str, Callable[[], Sample]] = {
     "dino": dinov2.build,
     "handvit": handvit.build,
     "flat": flat_vit.build,
+    "clip_text": text_encoders.clip,
+    "t5_encoder": text_encoders.t5_encoder,
+    "t5_reader": text_encoders.t5_reader,
     "llava_short": lambda: llava.build(2, layers=3),
     "qwen_short": lambda: qwen2_5_vl.build(layers=2),
     "qwen_uneven": lambda: qwen2_5_vl.build(grid=(1, 8, 10), layers=2),

@@ -91,7 +91,8 @@ def lowered(name: str, text: str, target: str = "onnxruntime-cpu") -> Lowered:
     program = decompose(done.applied.exported)
     traced = [f"trace.{i}.{w}" for i in range(len(done.plan.stages)) for w in ("kept", "scores")]
     remembered = [memory.output for memory in done.applied.memory]
-    names = ["logits", *traced, *remembered]
+    others = range(1, len(analysed(name).facts.exported.graph_signature.user_outputs))
+    names = ["logits", *(f"output_{i}" for i in others), *traced, *remembered]
     folder = Path(tempfile.mkdtemp(prefix="tokopt-test-"))
     chosen.lower(program, folder, names)
     return Lowered(chosen, folder, analysed(name), done, program, names, chosen.open(folder))

@@ -30,6 +30,8 @@ SITES = {
     ("llava", "decoder"): (("decoder:1", 22), ("decoder:2", 15), ("decoder:3", 8)),
     ("qwen", "decoder"): (("decoder:1", 20), ("decoder:2", 13), ("decoder:3", 6)),
     ("dino", "vision"): (("vision:1", 30), ("vision:2", 24), ("vision:3", 18), ("vision:end", 9)),
+    ("clip_text", "text"): (("text:end", 8),),
+    ("t5_encoder", "text"): (("text:end", 7),),
 }
 
 
@@ -70,13 +72,13 @@ REWRITING = [
     ("qwen", "decoder:1 var tau=2.5 summ=0.05"),
 ]
 """Attention that is rewritten, and rows that come back."""
-PARTS = {"llava": 10, "qwen": 6, "dino": 4}
+PARTS = {"llava": 10, "qwen": 6, "dino": 4, "clip_text": 1, "t5_encoder": 1}
 """In how many cases the plans of a family are run; a family's plans are made when they are run."""
 HOLD_A_SQUARE = {*SQUARES, "tokencut"}
 """Tokencut's is of the visual rows alone: it cuts the graph of all their pairs."""
 LENGTHS = {36, 37, 45}
 """Rows of the streams of llava: patches, with the class token, patches and text."""
-DEFAULT = {("llava", 0), ("llava", 4), ("llava", 8)}
+DEFAULT = {("llava", 0), ("llava", 4), ("llava", 8), ("clip_text", 0), ("t5_encoder", 0)}
 """What the default run lowers; ``pytest -m exhaustive`` the rest."""
 CASES = [(family, number) for family, count in PARTS.items() for number in range(count)]
 

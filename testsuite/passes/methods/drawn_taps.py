@@ -45,9 +45,9 @@ def blocks(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Ten
 
 
 def candidates(role: str, batch: int, rows: int) -> Tensor:
-    """A tower: all but the prefix.  A decoder: other places in each item, the last row is text."""
-    mask = torch.zeros(batch, rows, dtype=torch.bool)
-    for item in range(batch):
+    """A tower: all but the prefix.  A decoder: other places in each item, then text.  Text: all."""
+    mask = torch.full((batch, rows), role == "text")
+    for item in range(0 if role == "text" else batch):
         start = PREFIX if role == "vision" else 1 + item
         mask[item, start : rows if role == "vision" else rows - 3 - batch + item] = True
     return mask

@@ -44,6 +44,7 @@ READS_POSITION = {
     "tome",
     "hired",
     "visiondrop",
+    "follow_the_flow",
 }
 CARRIES_TEXT = {"sparsevlm"}
 """Methods whose score at text rows says which of them rate."""

@@ -6,9 +6,10 @@ import pytest
 
 import tokopt.passes.methods
 from tokopt.ir.errors import InputError, InternalError
+from tokopt.passes.methods.about import NEEDS
 from tokopt.passes.methods.registry import METHODS, collect, find_method
 
-ROLES = {"vision", "decoder", "resampler"}
+ROLES = {"vision", "decoder", "resampler", "text"}
 
 
 def module(name: str, method: object) -> ModuleType:
@@ -56,7 +57,4 @@ def test_methods_cannot_be_changed_by_accident() -> None:
 def test_every_method_says_what_it_is() -> None:
     for method in METHODS.values():
         assert method.paper and method.notes and method.roles <= ROLES
-        assert (
-            method.needs <= {"layers", "relay", "text", "entry", "places", "tower", "blocks"}
-            and method.calibrated <= method.roles
-        )
+        assert method.needs <= {*NEEDS, "relay"} and method.calibrated <= method.roles
