@@ -8,6 +8,8 @@ plans, each judged exactly, by running it:
     the best so far, with one or two choices drawn anew
     what Optuna's sampler (TPE) expects to be good after all that was judged
 
+A drawn plan that is surely no better than the best so far is not run on every sample (``race.py``).
+
 The same seed gives the same plan.
 """
 
@@ -36,6 +38,7 @@ from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import DEFAULT, Measure, Objective
+from tokopt.passes.search.race import Distances, raced
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.search.sized import sized
 from tokopt.passes.search.space import Space, Trial
@@ -103,6 +106,7 @@ class Search:
         self._objective = Objective(facts, replay, seen)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed, grid)
+        self._whole: dict[str, Mapping[int, Distances]] = {}
         self._study = Study(name, storage, list(methods), seed)
         self._known = {self._text(j.plan): j for j in self._study.judged() if j.plan}
 
@@ -229,11 +233,27 @@ class Search:
         try:
             applied = self._apply(plan)
             fitted = self._fitted if is_ordered(plan, self.methods.__getitem__) else 0
-            values = self._objective.distance(applied.exported, without=fitted)
+            rival = self._rival() if judged.origin == FREE else {}
+            running = self._objective.distances(applied.exported, fitted)
+            seen, values = raced(running, rival, self.measure)
         except (UnsupportedError, InputError) as refusal:
             return Judged(judged.number, judged.origin, None, {}, str(refusal))
+        if seen.keys() >= set(range(fitted, len(self._objective.reference))):
+            self._whole[text] = seen
         self._known[text] = Judged(judged.number, judged.origin, plan, dict(values))
         return self._known[text]
+
+    def _rival(self) -> Mapping[int, Distances]:
+        """Return the distances of the best plan so far, run again where another process judged."""
+        best = self._best()
+        if best is None or best.plan is None:
+            return {}
+        text = self._text(best.plan)
+        if text not in self._whole:
+            exported = apply_plan(self.facts.exported, best.plan, self.methods.__getitem__).exported
+            without = self._fitted if is_ordered(best.plan, self.methods.__getitem__) else 0
+            self._whole[text] = dict(self._objective.distances(exported, without))
+        return self._whole[text]
 
     def _propose(self, effort: Effort, done: int) -> None:
         """Queue the plans of a round."""

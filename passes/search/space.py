@@ -147,7 +147,7 @@ class Space:
             return None
         at = [round(step * (len(ahead) - 1) / (count - 1)) for step in range(count)]
         stages = [(ahead[i].site.name, method, options) for i in at]
-        return self._fitted(stages, _falling(form, widest, count), budget)
+        return self._fitted(stages, falling(form, widest, count), budget)
 
     def choices(self, plan: Plan) -> dict[str, int | float | str] | None:
         """Return choices that draw a plan like this one; None where none do."""
@@ -176,9 +176,7 @@ class Space:
         place = self.places[site]
         return place.stack is self.facts.consumer, place.site.depth
 
-    def _fitted(
-        self, stages: list[Choice], shapes: list[float], budget: Fraction
-    ) -> Plan | None:
+    def _fitted(self, stages: list[Choice], shapes: list[float], budget: Fraction) -> Plan | None:
         """Return the largest counts within the budget; None where there are none."""
         groups = [self.places[site].site.group for site, *_ in stages]
         most = [row_count(self.places[site].stack) for site, *_ in stages]
@@ -228,7 +226,7 @@ class Space:
         return Plan(tuple(made), float(self.budget), self.seed)
 
 
-def _falling(form: str, widest: float, count: int) -> list[float]:
+def falling(form: str, widest: float, count: int) -> list[float]:
     """Return what each stage leaves over what the last leaves, from ``widest`` to 1."""
     parts = [step / (count - 1) for step in range(count)]
     left = {
@@ -273,9 +271,7 @@ def _shortens(facts: Facts, stack: TokenStack, site: Site) -> bool:
         return False
 
 
-def _fits(
-    facts: Facts, stack: TokenStack, site: Site, method: Method, grid: str | None
-) -> bool:
+def _fits(facts: Facts, stack: TokenStack, site: Site, method: Method, grid: str | None) -> bool:
     if stack.role.rstrip("0123456789") not in method.roles:
         return False
     if "layers" in method.needs and not any(
