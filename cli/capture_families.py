@@ -66,10 +66,18 @@ FAMILIES: Mapping[str, Family] = {
     "swinv2": replace(_VIT, attention="eager"),  # there is no other
     "vit": _VIT,
     # pixels and a prompt
+    "aya_vision": _prompt(images),
     "blip-2": _prompt(images),
+    "cohere2_vision": _prompt(images),
+    "deepseek_vl": _prompt(images),
     "gemma3": _prompt(with_types(images, image_types)),
+    "glm46v": _prompt(packed),
+    "glm4v": _prompt(packed),
+    "got_ocr2": replace(_prompt(images), attention="eager"),  # there is no other
     "idefics3": _prompt(grouped_images),
     "internvl": _prompt(images),
+    "janus": _prompt(images),
+    "lighton_ocr": _prompt(sized),
     "llama4": _prompt(images),
     "llava": _prompt(images_or_sized),
     "llava_next": _prompt(tiles),
@@ -81,6 +89,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": _prompt(packed),
     "qwen2_vl": _prompt(packed),
     "qwen3_vl": _prompt(packed),
+    "qwen3_vl_moe": _prompt(packed),
+    "smolvlm": _prompt(grouped_images),
+    "vipllava": _prompt(images),
     # sound and a prompt
     "whisper": Family(lambda config: "AutoModelForSpeechSeq2Seq", capture_speech.prepare),
 }

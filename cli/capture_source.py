@@ -118,4 +118,7 @@ def load(folder: Path, auto_class: str, dtype: torch.dtype, attention: str = "sd
             where=f"{folder}: {', '.join(missing[:5])}",
             expected="a checkpoint of the class that config.json names",
         )
+    for part in model.modules():
+        if getattr(part, "_can_set_experts_implementation", bool)():
+            part.set_experts_implementation("batched_mm")  # others sort rows by expert
     return model.eval().requires_grad_(False)

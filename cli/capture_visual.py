@@ -78,8 +78,9 @@ Form = Callable[[Any, Request, Mapping[str, Any]], Visual]
 
 def library_features(model: Any, pixels: Tensor, constants: Mapping[str, Tensor]) -> Any:
     """Return the library's features of all images; geometry is folded while tracing."""
+    encoder = model if hasattr(model, "get_image_features") else model.model
     with FoldFactories() if constants else contextlib.nullcontext(), whole_batch():
-        return model.get_image_features(pixels, **constants, return_dict=True)
+        return encoder.get_image_features(pixels, **constants, return_dict=True)
 
 
 def pixel_pair(size: Any) -> tuple[int, int]:

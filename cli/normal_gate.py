@@ -1,7 +1,8 @@
 """The gate on the normal form, where bringing a program into it changed what calls compute.
 
-Everything else that normalising does leaves every call as it was; running a loop over pieces as one
-(``passes/pieces.py``) does not, and what all later gates call the original stands behind it.
+Most of what normalising does leaves every call as it was; running a loop over pieces as one
+(``passes/pieces.py``) or writing a merge in another form does not, and what all later gates call
+the original stands behind it.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.ir.tolerances import ORACLE
-from tokopt.passes.pieces import combining
+from tokopt.passes.normalize import computes_alike
 from tokopt.passes.validate import Verdict, relative_difference, run_program
 
 
 def judge_normal(
     archived: ExportedProgram, normal: ExportedProgram, inputs: Mapping[str, Tensor]
 ) -> Iterator[Verdict]:
-    """Yield the verdict on a program in normal form; none where no loop of it is gone.
+    """Yield the verdict on a program in normal form; none where it computes like the archive's.
 
     Both run in fp32, whatever their dtype.
     """
-    if combining(archived) == combining(normal):
+    if computes_alike(normal):
         return
     with torch.no_grad():
         wanted = run_program(archived, inputs, full=True)
         got = run_program(normal, inputs, full=True)[-len(wanted) :]
     worst = max(map(relative_difference, wanted, got))
-    what = "loops over pieces as one run, with the archive's program"
+    what = "loops over pieces and merges in normal form, with the archive's program"
     message = "" if worst <= ORACLE else f"the normal form's outputs differ by {worst:.3g}"
     yield Verdict("normal form", worst <= ORACLE, what, worst, ORACLE, message)

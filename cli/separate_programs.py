@@ -31,7 +31,7 @@ from tokopt.ir.program import Program
 from tokopt.passes.decompose import decompose
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
-from tokopt.passes.pieces import combining
+from tokopt.passes.normalize import computes_alike
 from tokopt.passes.validate import Checked, Verdict
 from tokopt.targets.base import Target
 from tokopt.targets.chained import Chain
@@ -76,7 +76,7 @@ class SeparatePrograms:
     def judge_normal(self) -> Iterator[Verdict]:
         """Yield the verdicts on the normal form of each program that computes otherwise in it."""
         before, after = self.separate.archived, self.separate.program.graphs
-        changed = [name for name in after if combining(before[name]) != combining(after[name])]
+        changed = [name for name in after if not computes_alike(after[name])]
         if changed:
             ran = self.separate.original.run(torch_runner(after), self.every)
             for name in changed:

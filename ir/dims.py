@@ -157,8 +157,17 @@ def _no_rule(unknown: Mapping[str, fx.Node]) -> UnsupportedError:
         f"operator {name} has no dim rule{more}",
         where=describe(node),
         expected="an operator of the table in ir/rules/",
-        hint="add one rule to a file of ir/rules/, or export without this operator",
+        hint=SORTED_BY_EXPERT
+        if any("grouped_mm" in name for name in unknown)
+        else "add one rule to a file of ir/rules/, or export without this operator",
     )
+
+
+SORTED_BY_EXPERT = (
+    "rows are sorted by expert there; export with experts that are looked up row by row (in "
+    "transformers: model.set_experts_implementation('batched_mm'))"
+)
+"""What helps where rows are routed to experts in groups."""
 
 
 def describe(node: fx.Node) -> str:

@@ -94,9 +94,7 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         if home is None:
             home = ([], dim, stream)
             stacks.append(home)
-        keys = members[0].keys
-        apart = locate(keys, stream) is None and locate(stream, keys) is None
-        windowed = len(members) > 1 or apart
+        windowed = len(members) > 1 or _apart(members[0].keys, stream)
         home[0].append(Layer(len(home[0]), entry, join, tuple(members), windowed))
     return [
         Stack(
@@ -107,6 +105,23 @@ def find_stacks(attentions: list[Attention], dims: Dims, dependence: Dependence)
         )
         for layers, dim, stream in stacks
     ]
+
+
+def _apart(keys: Axis, stream: Axis) -> bool:
+    """Return whether keys are neither the rows of a stream's items (or some) nor more beside them.
+
+    Several keys to each row of the stream are other rows: the layer pools its queries.  Several
+    rows of the stream to each key are interleaved windows: items lie behind one another.
+    """
+    around, within = locate(keys, stream), locate(stream, keys)
+    if around is not None and not around.whole:
+        return any(kind == "*" for kind, _, _ in around.path)
+    if within is None:
+        return True
+    behind = (
+        child for kind, children, at in within.path if kind == "*" for child in children[at + 1 :]
+    )
+    return any(not is_one(child.root.length) for child in behind)
 
 
 def _narrower(layers: list[Layer]) -> list[Layer]:

@@ -2,8 +2,8 @@
 
 Three forms are known.  A *scatter* writes rows to run-time positions (``masked_scatter``, or
 ``index_put`` by a mask or by indices): text and image may stand anywhere.  A *concatenation* puts
-them at fixed places: the visual rows are a part of the axis.  Anything else that mixes the two (a
-``where`` over rows that were spread before) leaves open how many rows are visual.
+them at fixed places: the visual rows are a part of the axis.  The normal form brings other ways to
+write rows into these; what then still mixes the two leaves open how many rows are visual.
 """
 
 from __future__ import annotations

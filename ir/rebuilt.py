@@ -49,16 +49,23 @@ def rebuilt(exported: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
     graph.lint()
     (output,) = graph.find_nodes(op="output")
     signature = copy.deepcopy(exported.graph_signature)
+    names: dict[str, str] = {}
     for spec, node in zip(signature.output_specs, output.args[0], strict=True):
         if isinstance(node, fx.Node) and hasattr(spec.arg, "name"):
+            names[spec.arg.name] = node.name
             spec.arg = dataclasses.replace(spec.arg, name=node.name)
+    modules = copy.deepcopy(exported.module_call_graph)
+    for given in (entry.signature for entry in modules if entry.signature is not None):
+        given.outputs = [
+            dataclasses.replace(one, name=names.get(one.name, one.name)) for one in given.outputs
+        ]
     return ExportedProgram(
         root=exported.graph_module,
         graph=graph,
         graph_signature=signature,
         state_dict=exported.state_dict,
         range_constraints=copy.deepcopy(exported.range_constraints),
-        module_call_graph=copy.deepcopy(exported.module_call_graph),
+        module_call_graph=modules,
         example_inputs=exported.example_inputs,
         constants=exported.constants,
         verifiers=exported.verifiers,

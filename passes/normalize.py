@@ -3,9 +3,10 @@
 Before: the training IR that ``torch.export`` writes, with in-place ops, assertion chains (the count
 of image placeholders among them) and dead layers.  After: the same values from functional aten
 calls in which attention, linear and norm layers are still single nodes; a loop over equal pieces
-of the rows is one run (``pieces.py``); what several layers read by cross-attention is threaded
-through them by aliases (``ir/cross.py``).  Sound because assertions have no result, an alias is its
-operand, pieces do not read one another and functionalisation is torch's own.
+of the rows is one run (``pieces.py``), a merge is one of few forms (``spread.py``, ``written.py``),
+rows on a plane lie in one dim (``flat.py``); what several layers read by cross-attention is
+threaded through them by aliases (``ir/cross.py``).  Sound because assertions have no result, an
+alias is its operand, pieces do not read one another and functionalisation is torch's own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from tokopt.ir.cross import thread
 from tokopt.ir.program import Program
 from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.flat import flatten_planes
 from tokopt.passes.pieces import batch_pieces
 from tokopt.passes.snapshot import Snapshot
 from tokopt.passes.spec import NORMALIZED, Spec
+from tokopt.passes.spread import scatter_spread_rows
+from tokopt.passes.written import unify_written_rows
 
 ASSERTIONS = frozenset(
     {
@@ -59,6 +63,15 @@ class Normalize(Pass):
         return PassResult(normal, modified=True, statistics={"nodes removed": removed})
 
 
+MADE = "made_by_normalize"
+"""A node's meta says so where the call computes what the archive's graph computes otherwise."""
+
+
+def computes_alike(normal: ExportedProgram) -> bool:
+    """Return whether normalising left every calculation as the archive has it."""
+    return not any(MADE in node.meta for node in normal.graph.nodes)
+
+
 def _size(program: Program) -> int:
     return sum(len(exported.graph.nodes) for exported in program.graphs.values())
 
@@ -77,7 +90,11 @@ def normalize(exported: ExportedProgram) -> ExportedProgram:
         plain = plain.run_decompositions({})
         _remove(plain.graph, lambda node: node.target in ASSERTIONS)
     _bypass_noops(plain.graph)
-    batch_pieces(plain.graph)
+    archived = set(plain.graph.nodes)
+    for rewrite in (batch_pieces, scatter_spread_rows, unify_written_rows, flatten_planes):
+        rewrite(plain.graph)
+    for node in set(plain.graph.nodes) - archived:
+        node.meta[MADE] = True
     thread(plain)
     return rebuilt(plain, plain.graph)
 

@@ -134,7 +134,7 @@ def _recipes(facts: Facts, stack: TokenStack) -> list[TapRecipe]:
 def _nodes(facts: Facts, stack: TokenStack) -> list[fx.Node]:
     nodes = [site.value for site in stack.sites]
     if stack.merge is not None:
-        nodes.append(stack.merge.mask)
+        nodes += [stack.merge.mask, *stack.merge.indices, stack.merge.node]
     return nodes + [node for recipe in _recipes(facts, stack) for node in recipe.nodes]
 
 
@@ -155,10 +155,12 @@ def _candidates(
 ) -> Tensor:
     """Return bool ``[B or 1, N]``: the merge's mask, or every row but the learned ones."""
     if stack.merge is not None:
-        mask = seen[stack.merge.mask]
-        if mask.dtype != torch.bool:
-            raise UnsupportedError("visual rows are merged by index", where=stack.merge.node.name)
-        return as_rows(mask, stack.merge.mask, facts, stack)[..., 0]
+        merge = stack.merge
+        if not merge.indices:
+            return as_rows(seen[merge.mask], merge.mask, facts, stack)[..., 0]
+        written = torch.zeros_like(seen[merge.node], dtype=torch.bool)
+        written[tuple(seen[index] for index in merge.indices)] = True
+        return as_rows(written, merge.node, facts, stack)[..., 0]
     mask = torch.ones(1, rows, dtype=torch.bool)
     place = locate(stack.stack.stream, stack.sites[0].tokens)
     for kind, children, index in place.path if place is not None else ():

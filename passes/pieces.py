@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.export import ExportedProgram
 
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import operator_name
@@ -28,11 +27,6 @@ SPLITS = ("aten::split_with_sizes", "aten::split", "aten::chunk")
 RANGES = ("aten::slice", "aten::narrow")
 TOLD = ("nn_module_stack", "stack_trace", "source_fn_stack")
 """What a call's meta says of the user's program."""
-
-
-def combining(exported: ExportedProgram) -> int:
-    """Return how many calls of a program read several rows at once: loops that go take some."""
-    return sum(operator_name(node) in COMBINE for node in exported.graph.nodes)
 
 
 def batch_pieces(graph: fx.Graph) -> None:

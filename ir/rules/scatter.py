@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from tokopt.ir.axis import Axis
+from tokopt.ir.axis import Axis, unify
 from tokopt.ir.call import Call
 from tokopt.ir.lengths import is_one, same_length
 from tokopt.ir.rules import rule
@@ -22,18 +22,25 @@ WHERE = "says where rows are written"
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(call: Call) -> None:
-    """``base[i, j] = values``."""
+    """``base[i, j] = values``; one value for all that a mask shows is written row by row."""
     base, values = call.get("self"), call.get("values")
     call.broadcast(base, call.out)
     found = indexed(call, base, call.get("indices"))
+    back = found.rank - found.at
+    written = call.dims(values)
+    filled = len(found.given) == 1 and (len(written) < back or is_one(written[-back].length))
     target = [Axis(1) for _ in range(found.rank)]
     for dim, position in found.kept.items():
         target[position] = call.dims(base)[dim]
     for index, dims in found.given:
-        for dim in dims:
-            call.move(base, dim, None, BASE)
+        for at, dim in enumerate(dims):
+            if is_mask(index):
+                unify(call.dims(index)[at], call.dims(base)[dim])
+            if not (filled and is_mask(index)):
+                call.move(base, dim, None, BASE)
         for own in range(len(call.dims(index))):
-            call.move(index, own, None, WHERE)
+            if not (filled and is_mask(index)):
+                call.move(index, own, None, WHERE)
             if not is_mask(index):
                 at = found.at + found.width - len(call.dims(index)) + own
                 if not is_one(call.dims(index)[own].length):

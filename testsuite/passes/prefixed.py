@@ -16,8 +16,8 @@ HIDDEN, PATCHES = 24, 10
 class Form:
     """Where the image stands and how it gets there.
 
-    ``how``: ``cat`` with ``ahead`` words before it; ``index_put`` at places that are an input;
-    ``where`` over rows that were spread before.
+    ``how``: ``cat`` with ``ahead`` words before it; ``index_put`` or ``scatter`` at places that are
+    an input; ``index_copy`` or ``assign`` to fixed ones; ``where`` over rows that were spread.
     """
 
     how: str = "cat"
@@ -39,6 +39,20 @@ class Prefixed(nn.Module):
         self.layers = nn.ModuleList([SelfAttention(True) for _ in range(3)])
         self.head = nn.Linear(HIDDEN, 11)
 
+    def spread(self, image: Tensor, shown: Tensor) -> Tensor:
+        """Return a row for every position: image rows in order where ``shown``."""
+        number, batch = shown.long().cumsum(1), image.shape[0]
+        if self.form.how == "where":
+            chosen = (number - 1).clamp_min(0).unsqueeze(-1).expand(-1, -1, HIDDEN)
+            return image.gather(1, chosen)
+        if self.form.how == "where, a row of zeros":
+            padded = torch.cat([image.new_zeros(batch, 1, HIDDEN), image], 1)
+            return padded[torch.arange(batch).unsqueeze(1), number * shown]
+        step = 2 if self.form.how == "where, every other row" else 1
+        flat = image.flatten(0, 1)
+        every = shown.flatten().long().cumsum(0) - 1
+        return flat[(step * every).clamp(0, len(flat) - 1)].view(*shown.shape, HIDDEN)
+
     def forward(self, pixels: Tensor, ids: Tensor, places: Tensor | None = None) -> Tensor:
         form, image, batch = self.form, self.embed(pixels), pixels.shape[0]
         if form.class_row:
@@ -55,10 +69,16 @@ class Prefixed(nn.Module):
             assert places is not None
             items = torch.arange(batch).unsqueeze(1)
             x = x.index_put((items, places), image)
+        elif form.how == "scatter":
+            assert places is not None
+            x = x.scatter(1, places.unsqueeze(-1).expand(-1, -1, HIDDEN), image)
+        elif form.how == "index_copy":
+            x = x.index_copy(1, torch.arange(2, 2 + PATCHES), image)
+        elif form.how == "assign":
+            x = x.clone()
+            x[:, 2 : 2 + PATCHES] = image
         else:
-            order = (ids == 3).long().cumsum(1) - 1
-            spread = image.gather(1, order.clamp_min(0).unsqueeze(-1).expand(-1, -1, HIDDEN))
-            x = torch.where((ids == 3).unsqueeze(-1), spread, x)
+            x = torch.where((ids == 3).unsqueeze(-1), self.spread(image, ids == 3), x)
         for block in self.layers:
             x = block(x)
         return self.head(x)
@@ -69,11 +89,14 @@ def build(form: Form, batch: int = 2) -> Sample:
     module = randomise(Prefixed(form).eval(), 0)
     ids = torch.arange(batch * 6).reshape(batch, 6) % 3
     given: tuple[Tensor, ...] = (noise(batch, PATCHES, 5, seed=1), ids)
-    if form.how == "index_put":
+    if form.how in ("index_put", "scatter"):
         starts = torch.arange(batch).unsqueeze(1)
         ids = torch.arange(batch * 17).reshape(batch, 17) % 11
         given = (given[0], ids, starts + torch.arange(PATCHES))
-    if form.how == "where":
+    if form.how in ("index_copy", "assign"):
+        ids = torch.arange(batch * 17).reshape(batch, 17) % 11
+        given = (given[0], ids)
+    if form.how.startswith("where"):
         rows = [[1, 2, *[3] * PATCHES, 4, 5], [1, *[3] * PATCHES, 2, 4, 5]]
         given = (given[0], torch.tensor(rows[:batch]))
     shapes = ({}, {1: Dim("words", min=4, max=64)}) if form.dynamic else None

@@ -19,6 +19,12 @@ FORMS = {
     "image in front, free prompt": Form(dynamic=True),
     "tower with class row": Form(ahead=2, class_row=True),
     "places given by numbers": Form(how="index_put"),
+    "places of whole rows": Form(how="scatter"),
+    "the same places in every item": Form(how="index_copy"),
+    "a range that is overwritten": Form(how="assign"),
+    "rows looked up by a count": Form(how="where"),
+    "rows looked up behind a row of zeros": Form(how="where, a row of zeros"),
+    "rows of all items looked up": Form(how="where, flat"),
 }
 PLANS = {
     "tower": (Stage("vision:1", "stride", 4),),
@@ -46,11 +52,16 @@ def test_only_rows_of_the_image_count_and_leave(form: str) -> None:
     plan = Plan((Stage("decoder:1", "stride", 1),))
     assert visual_rows(facts, plan) == (10, 1, 1)
     kept = apply_plan(facts.exported, plan, find_method).exported.module()(*sample.inputs)[1][0]
-    ahead = {"image among words": 2, "tower with class row": 2}.get(form, 0)
-    for item, rows in enumerate(kept.tolist()):
-        start = item if form == "places given by numbers" else ahead
+    how = FORMS[form].how
+    starts, length = [FORMS[form].ahead] * 2, 16
+    if how in ("index_put", "scatter"):
+        starts, length = [0, 1], 17
+    elif how in ("index_copy", "assign"):
+        starts, length = [2, 2], 17
+    elif how.startswith("where"):
+        starts, length = [2, 1], 14
+    for start, rows in zip(starts, kept.tolist(), strict=True):
         image = set(range(start, start + 10))
-        length = 17 if form == "places given by numbers" else 16
         assert len(image & set(rows)) == 1
         assert set(range(length)) - image <= set(rows)
 
@@ -62,8 +73,8 @@ def test_an_image_behind_all_words_has_no_relay() -> None:
     assert failures(facts, (Stage("decoder:1", "stride", 3),), sample.inputs) == []
 
 
-def test_a_mixture_of_unknown_counts_is_left_alone() -> None:
-    facts = facts_of(build(Form(how="where")))
+def test_rows_that_do_not_arrive_in_order_are_left_alone() -> None:
+    facts = facts_of(build(Form(how="where, every other row")))
     roles = {stack.role: stack for stack in facts.stacks}
     assert set(roles) == {"vision", "mixed"} and roles["mixed"].sites == ()
 

@@ -13,9 +13,10 @@ from testsuite.zoo.weights import noise, randomise
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from tokopt.ir.dims import operator_name
 from tokopt.ir.plan import Stage
 from tokopt.passes.normalize import normalize
-from tokopt.passes.pieces import combining
+from tokopt.passes.stacked import COMBINE
 from tokopt.passes.validate import run_program
 
 HEADS, WIDTH, ROWS = 2, 16, 24
@@ -99,7 +100,7 @@ def calls_of(sample: Sample) -> int:
     (name,) = map(str, normal.graph_signature.user_inputs)
     (got,) = run_program(normal, {name: sample.inputs[0]})
     torch.testing.assert_close(got, sample.eager(*sample.inputs), rtol=1e-5, atol=1e-6)
-    return combining(normal)
+    return sum(operator_name(node) in COMBINE for node in normal.graph.nodes)
 
 
 ATTENTIONS = {"fused": fused, "causal": causal, "written out": written_out}

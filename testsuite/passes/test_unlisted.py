@@ -181,7 +181,7 @@ def test_a_count_that_is_data_bars_every_site_and_says_where_it_is_written() -> 
 
 
 class Chosen(nn.Module):
-    """Image rows are gathered to the places of a mask, and ``where`` takes them or the text."""
+    """Image rows are gathered to the places of a mask, backwards; ``where`` takes them or text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Chosen(nn.Module):
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Return what the last word became, ``[B, C]``."""
         rows, here = self.cut(pixels).flatten(2).mT, ids == IMAGE
-        place = (here.long().cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, WIDTH)
+        place = (ROWS - here.long().cumsum(1)).clamp(min=0)[..., None].expand(-1, -1, WIDTH)
         return self.read(torch.where(here[..., None], rows.gather(1, place), self.words(ids)))[
             :, -1
         ]
