@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from tokopt.cli.sparse_line import sparse_line
 from tokopt.cli.verify import plain
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kv",
         metavar="FORMAT[/FORMAT]",
         help="the format of decode's cache, or that of keys and of values: int8, fp8/int4",
+    )
+    parser.add_argument(
+        "--sparse-decode",
+        metavar="NAME[{...}]",
+        help="on long caches most layers of decode read some pages alone: delta, "
+        "delta{pages=64 page=16 recent=8 from=4096} (from the length on at which that pays)",
     )
     parser.add_argument(
         "--prompt-buckets",
@@ -124,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         attention=args.attention,
         quota=args.quota,
         kv=args.kv if args.kv_bits is None else of_bits(args.kv_bits),
+        sparse_decode=args.sparse_decode,
         prompt_buckets=args.prompt_buckets,
         target=args.target,
         device=args.device,
@@ -193,6 +201,9 @@ def as_data(compiled: Compiled) -> dict[str, Any]:
         "rows": {"role": budget.role, "of": budget.of, "per_layer": list(budget.rows)},
         "attention": [vars(entry) for entry in compiled.plan.attention],
         "cache": [vars(layer) for layer in compiled.manifest.cache],
+        "sparse_decode": None
+        if compiled.manifest.sparse is None
+        else vars(compiled.manifest.sparse),
         "flops": compiled.work.total,
         "selector_share_of_flops_saved": compiled.work.selector_share,
         "stages": [
@@ -255,6 +266,8 @@ def show_table(compiled: Compiled) -> None:
         f"tokens in {budget.role}, compiled in {seconds:.1f} s{note}"
     )
     show_cache(compiled)
+    if compiled.manifest.sparse is not None:
+        show(sparse_line(vars(compiled.manifest.sparse)))
     asked = compiled.manifest.budget.requested
     if set(asked) - {"tokens"}:
         total = compiled.manifest.budget.total

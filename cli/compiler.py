@@ -32,7 +32,8 @@ from tokopt.cli.one_program import OneProgram
 from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
-from tokopt.cli.separate_programs import SeparatePrograms
+from tokopt.cli.separate_programs import Parted, SeparatePrograms
+from tokopt.cli.sparse_decode import no_decode, sparse_program, with_sparse
 from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.ir.errors import InputError
@@ -45,6 +46,7 @@ from tokopt.passes.kv.asked import asked_formats
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.select import read_plan_text
+from tokopt.passes.sparse_decode.asked import asked_sparse
 from tokopt.passes.validate import Checked, Verdict, validate
 from tokopt.passes.within import Meter
 from tokopt.targets import registry
@@ -63,6 +65,7 @@ def compile(
     attention: str | None = None,
     quota: Quota | None = None,
     kv: str | None = None,
+    sparse_decode: str | None = None,
     plan: str | Path | Plan | None = None,
     prompt_buckets: Sequence[int] | None = None,
     target: str | None = None,
@@ -82,7 +85,8 @@ def compile(
     ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
     rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
     ``kv`` stores decode's cache in a format or in those of keys / values (``int8/int4``); ``auto``:
-    each layer in as few bits as leave the next token as it is.
+    each layer in as few bits as leave the next token as it is.  ``sparse_decode`` (``delta``) adds
+    a decode program for long caches, of which most layers read some pages alone (docs/decode.md).
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
     ``inputs`` (named tensors, or a safetensors file) are what the gates run on and, for calibrated
@@ -105,6 +109,7 @@ def compile(
                 "outputs": outputs,
                 "quota": quota,
                 "kv": kv,
+                "sparse_decode": sparse_decode,
             }
         )
     if search is not None:
@@ -117,6 +122,7 @@ def compile(
     clock = Clock(quiet)
     chosen = available(target)
     file, formats = None, None if kv is None else asked_formats(kv)
+    asked = None if sparse_decode is None else asked_sparse(sparse_decode)
     if plan is not None and not isinstance(plan, Plan):
         file = Path(plan).with_name(CACHE)
         plan = Plan.from_toml(read_plan_text(str(plan)), str(plan))
@@ -129,6 +135,9 @@ def compile(
             whole = SeparatePrograms.of(program, inputs, clock)
         else:
             whole = OneProgram.of(program, inputs, buckets, len(budgets or (plan,)), clock)
+        long = asked if plan is None else plan.decode
+        if long is not None and whole.decoding is None:
+            raise no_decode(program.source)
         caching = formats if plan is None else plan.cache
         if caching:
             with clock.stage("cache"):
@@ -168,16 +177,32 @@ def compile(
                 verdicts = [*normal, *validate(checked, [given]), *rewritten.judge()]
             found = (checked, rewritten, verdicts, shares)
             made.append(Candidate(costs, note, spent, work, *found))
+        sparse = None
+        if long is not None:
+            with clock.stage("sparse decode"):
+                first, plans = made[0].rewritten, [one.checked.plan for one in made]
+                assert isinstance(first, Parted)
+                assert whole.decoding is not None
+                ground = (first.plain, whole.decoding, first.whole.every, plans)
+                sparse = sparse_program(*ground, long, whole.cache)
+                made = with_sparse(made, sparse)
+                made[0].verdicts.extend(sparse.judge())
         with clock.stage(f"lower to {chosen.name}"), redirect_stdout(io.StringIO()):
-            stored = save_program(Program(graphs_of(made)), draft)
+            further = {} if sparse is None else sparse.graphs
+            stored = save_program(Program({**graphs_of(made), **further}), draft)
             for one in made:
                 one.rewritten.lower(chosen, draft, stored)
+            if sparse is not None:
+                sparse.lower(chosen, draft, stored)
         with clock.stage("verify the target"):
             for one in made:
                 one.verdicts.extend(one.rewritten.judge_target(chosen, draft))
+            if sparse is not None:
+                made[0].verdicts.extend(sparse.judge_target(chosen, draft))
         if searcher is not None:
             (draft / SEARCH).write_text(searcher.table(), encoding="utf-8")
-        manifest = record(draft, made, whole, chosen.name, program.sha256, named, clock)
+        ran = (chosen.name, program.sha256, named, clock)
+        manifest = record(draft, made, whole, None if sparse is None else sparse.record, *ran)
     if searcher is not None:
         journal_of(folder).unlink(missing_ok=True)
     own, *others = (

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the explanation on stdout and return 0."""
     from tokopt.cli.console import say, show
     from tokopt.cli.explainer import explain
+    from tokopt.cli.sparse_line import sparse_line
     from tokopt.ir.errors import InputError
 
     if args.inputs is not None and args.against is None:
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for budget in found["budgets"]:
         show(*parts(budget))
+    if found["sparse_decode"] is not None:
+        show(sparse_line(found["sparse_decode"]))
     if args.against is None:
         say("what each stage loses and the flow through the layers: --against MODEL.pt2")
     return 0

@@ -61,6 +61,7 @@ def explain(
         "artifact": str(folder),
         "status": manifest.status,
         "target": manifest.target,
+        "sparse_decode": None if manifest.sparse is None else vars(manifest.sparse),
         "budgets": told,
     }
 

@@ -12,7 +12,7 @@ from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.cli.write_tensors import write_tensors
 from tokopt.targets.artifact import LOG, PLAN, seal
-from tokopt.targets.manifest import FAILED, OK, Manifest, Run
+from tokopt.targets.manifest import FAILED, OK, Manifest, Run, SparseStep
 from tokopt.targets.parts import of_part
 
 
@@ -20,12 +20,16 @@ def record(
     draft: Path,
     made: Sequence[Candidate],
     whole: Whole,
+    sparse: SparseStep | None,
     target: str,
     sha256: str,
     device: str,
     clock: Clock,
 ) -> Manifest:
-    """Write the plans, the log and the manifest; ``sha256`` is the archive's."""
+    """Write the plans, the log and the manifest; ``sha256`` is the archive's.
+
+    ``sparse``: what decodes on long caches, None where nothing does.
+    """
     entries = [one.recorded() for one in made]
     for one, entry in zip(made, entries, strict=True):
         text = one.checked.plan.to_toml()
@@ -47,6 +51,7 @@ def record(
         decoding=whole.decoding,
         device=device,
         cache=() if whole.cache is None else whole.cache.records,
+        sparse=sparse,
         status=OK if all(v.passed for v in verdicts) else FAILED,
         **first.fields,
     )

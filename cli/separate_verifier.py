@@ -17,6 +17,7 @@ from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import judge_parts, judge_target, same_programs
 from tokopt.cli.separate_programs import SeparatePrograms, original_of
+from tokopt.cli.sparse_decode import sparse_program
 from tokopt.cli.stored_cache import CACHE
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.load import load
@@ -30,7 +31,7 @@ from tokopt.targets.artifact import PLAN
 from tokopt.targets.base import Target
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import Manifest
-from tokopt.targets.parts import of_part
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.program_file import PROGRAM, program_of
 
 
@@ -92,10 +93,11 @@ def _verify_budget(
     checked = Checked(facts, plan, applied, find_method)
     parts, again = separate.parted(applied, budget=part)
     gates = [*validate(checked, [own]), *judge_parts(separate, checked, parts, again, given)]
+    plain = Programs(parts, again)
     whole = SeparatePrograms(separate, facts, given, own, manifest.placeholders)
     gates += whole.judge_normal()
     if plan.cache:
-        whole, plain = whole.with_cache(plan.cache, folder / CACHE), Programs(parts, again)
+        whole = whole.with_cache(plan.cache, folder / CACHE)
         assert whole.cache is not None
         parts = whole.cache.programs(parts)
         again = separate.chained(parts, again.links, part)
@@ -107,4 +109,10 @@ def _verify_budget(
     wanted = {name: one.exported for name, one in parts.items()}
     gates.append(same_programs(chain, wanted, saved, given, compared))
     known = original_of(whole, checked, chain)
-    return [*gates, *judge_target(target, folder, chain, saved, given, known)]
+    gates += judge_target(target, folder, chain, saved, given, known)
+    if plan.decode is not None and part == FIRST and whole.decoding is not None:
+        ground = (plain, whole.decoding, given, [plan])
+        sparse = sparse_program(*ground, plan.decode, whole.cache)
+        gates += [*sparse.judge(), sparse.judge_saved(program_of(programs, sparse.record.part))]
+        gates += sparse.judge_target(target, folder)
+    return gates

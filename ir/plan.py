@@ -1,7 +1,8 @@
 """Plan: the stages to insert, as a small text file that people read, diff, edit and commit.
 
 A ``[[stage]]`` drops rows at a site.  An ``[[attention]]`` drops none: from its site to the end of
-that stack attention is another.  A ``[[cache]]`` says how one layer's keys and values are stored.
+that stack attention is another.  A ``[[cache]]`` says how one layer's keys and values are stored,
+``[decode]`` which of decode's layers read all rows of a long cache.
 """
 
 from __future__ import annotations
@@ -56,6 +57,19 @@ class Caching:
 
 
 @dataclass(frozen=True)
+class SparseDecode:
+    """Sparse decode: ``full`` layers read all rows, ``select`` ones too and choose for the rest.
+
+    ``options`` are the method's numbers, and ``from``: the rows from which on it is used.
+    """
+
+    method: str
+    full: tuple[int, ...]
+    select: tuple[int, ...]
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Stages in the order data passes them; ``budget`` is what was asked for, if anything.
 
@@ -68,6 +82,7 @@ class Plan:
     outputs: Outputs = "full"
     attention: tuple[Attending, ...] = ()
     cache: tuple[Caching, ...] = ()
+    decode: SparseDecode | None = None
 
     def to_toml(self) -> str:
         """Return the plan as text; ``Plan.from_toml`` reads it back exactly."""
@@ -89,6 +104,10 @@ class Plan:
         for cache in self.cache:
             lines += ["", "[[cache]]", f"layer = {cache.layer}"]
             lines += [f"key = {_quoted(cache.key)}", f"value = {_quoted(cache.value)}"]
+        if self.decode is not None:
+            lines += ["", "[decode]", f"method = {_quoted(self.decode.method)}"]
+            lines += [f"full = {list(self.decode.full)}", f"select = {list(self.decode.select)}"]
+            lines += _option_lines(self.decode.options)
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -105,6 +124,7 @@ class Plan:
         stages = data.pop("stage", [])
         attention = data.pop("attention", [])
         cache = data.pop("cache", [])
+        decode = data.pop("decode", None)
         budget = _typed(data, "budget", (int, float), None, source)
         seed = _typed(data, "seed", (int,), 0, source)
         outputs = _typed(data, "outputs", (str,), "full", source)
@@ -122,6 +142,7 @@ class Plan:
             outputs,
             tuple(_attending(a, f"{source}, attention {i + 1}") for i, a in enumerate(attention)),
             tuple(_caching(c, f"{source}, cache {i + 1}", i) for i, c in enumerate(cache)),
+            None if decode is None else _sparse_decode(decode, f"{source}, decode"),
         )
 
 
@@ -149,6 +170,18 @@ def _caching(data: Any, where: str, number: int) -> Caching:
     if layer != number:
         raise InputError(f"layer = {layer}", where=where, expected=f"layer = {number}: all in turn")
     return Caching(layer, key, value)
+
+
+def _sparse_decode(data: Any, where: str) -> SparseDecode:
+    data = _table(data, "[decode]", where)
+    method = _typed(data, "method", (str,), ..., where)
+    full, select = (_typed(data, name, (list,), ..., where) for name in ("full", "select"))
+    options = _typed(data, "options", (dict,), {}, where)
+    _nothing_left(data, where)
+    for depth in (*full, *select):
+        if not isinstance(depth, int) or isinstance(depth, bool):
+            raise InputError(f"layer {depth!r}", where=where, expected="numbers of layers")
+    return SparseDecode(method, tuple(full), tuple(select), options)
 
 
 def _table(data: Any, form: str, where: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokopt.ir.plan import Attending, Plan, Stage
+from tokopt.ir.plan import Attending, Plan, SparseDecode, Stage
 
 Entry = Stage | Attending
 
@@ -63,7 +63,9 @@ def plan_difference(before: Plan, after: Plan) -> PlanDifference:
 
 def _head(plan: Plan) -> dict[str, Any]:
     fields = {name: getattr(plan, name) for name in ("budget", "seed", "outputs")}
-    return {**fields, **{f"cache.{one.layer}": f"{one.key}/{one.value}" for one in plan.cache}}
+    fields |= {f"cache.{one.layer}": f"{one.key}/{one.value}" for one in plan.cache}
+    decode = {} if plan.decode is None else _fields(plan.decode)
+    return {**fields, **{f"decode.{name}": value for name, value in decode.items()}}
 
 
 def _compare(
@@ -102,7 +104,7 @@ def _matched(
     return found
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
+def _fields(entry: Entry | SparseDecode) -> dict[str, Any]:
     plain = {k: v for k, v in vars(entry).items() if k != "options"}
     return {**plain, **{f"options.{k}": v for k, v in sorted(entry.options.items())}}
 

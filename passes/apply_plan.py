@@ -8,7 +8,7 @@ selection trace as further outputs named ``trace.<stage>.kept`` and ``trace.<sta
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -225,22 +225,34 @@ def _finished(
         if name in remembered.given:
             renewed.append(memory[-1].output)
             give(renewed[-1], remembered.given[name])
-    output.args = ((*output.args[0], *traced),)
-    output.meta.pop("val", None)
-    signature = copy.deepcopy(work.exported.graph_signature)
-    for node in traced:
-        spec = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None)
-        signature.output_specs.append(spec)
-    work.exported._graph_signature = signature
-    exported = rebuilt(work.exported, work.graph)
     taken = {node.name for node in work.graph.find_nodes(op="placeholder")}
     inputs = [one.input for one in memory if one.input in taken]
-    _extend_specs(exported, len(traced), inputs)
+    exported = with_outputs(work.exported, work.graph, traced, inputs)
     whole = (tuple(names), tuple(added), tuple(memory), tuple(renewed))
     return Applied(exported, *whole)
 
 
-def _extend_specs(exported: ExportedProgram, count: int, inputs: list[str]) -> None:
+def with_outputs(
+    draft: ExportedProgram, graph: fx.Graph, further: Sequence[fx.Node], inputs: Sequence[str] = ()
+) -> ExportedProgram:
+    """Return a draft with the graph whole again, ``further`` nodes behind its outputs.
+
+    ``inputs`` are names of inputs that the graph has and the calling convention does not yet.
+    """
+    (output,) = graph.find_nodes(op="output")
+    output.args = ((*output.args[0], *further),)
+    output.meta.pop("val", None)
+    signature = copy.deepcopy(draft.graph_signature)
+    for node in further:
+        spec = OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(name=node.name), None)
+        signature.output_specs.append(spec)
+    draft._graph_signature = signature
+    exported = rebuilt(draft, graph)
+    _extend_specs(exported, len(further), inputs)
+    return exported
+
+
+def _extend_specs(exported: ExportedProgram, count: int, inputs: Sequence[str]) -> None:
     """Give the calling convention the trace: ``(original outputs, (trace, …))``, and inputs."""
     entry = exported.module_call_graph[0]
     if not count or entry.signature is None:

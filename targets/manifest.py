@@ -28,10 +28,11 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants, ``cache`` and ``device``, 8 ``refresh``; older ones still load."""
+variants, ``cache`` and ``device``, 8 ``refresh``, 9 ``sparse``; older
+ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -137,6 +138,26 @@ class CachedLayer:
 
 
 @dataclass(frozen=True)
+class SparseStep:
+    """A second decode program, for caches of at least ``rows`` rows: its files' ``part``.
+
+    ``full`` layers read all rows, ``select`` ones too and choose ``pages`` of ``page`` rows, the
+    last ``recent`` among them; the others read the rows that the last of these in front of them
+    chose.  ``note``: how the layers were found.
+    """
+
+    part: str
+    method: str
+    rows: int
+    full: tuple[int, ...]
+    select: tuple[int, ...]
+    page: int
+    pages: int
+    recent: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """What is not reproducible: when (UTC, ISO 8601), how long each stage took, log hashes."""
 
@@ -159,6 +180,7 @@ class Manifest:
     ``device``: of which latency was predicted, empty where of none.  ``cache``: how decode's layers
     store what they read, empty where that is in full.  ``refresh``: the program that runs in the
     place of the first budget's every so many calls, where that one reuses what it computed.
+    ``sparse``: what decodes on long caches.
     """
 
     target: str
@@ -180,6 +202,7 @@ class Manifest:
     device: str = ""
     cache: tuple[CachedLayer, ...] = ()
     refresh: Refresh | None = None
+    sparse: SparseStep | None = None
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -247,6 +270,7 @@ def upgraded(text: str) -> str:
         "padding": None,
         "decoding": None,
         "refresh": None,
+        "sparse": None,
         **json.loads(text),
     }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]

@@ -16,6 +16,7 @@ from tokopt.targets.chained import Chain, manifest_of, signature_for
 from tokopt.targets.generate import Streamer, decoding_of, generate
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
+from tokopt.targets.long_caches import LongCaches
 from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
 from tokopt.targets.parts import FIRST, bucket_part
 from tokopt.targets.placeholder_check import check_placeholders
@@ -233,8 +234,11 @@ def _chained(
     """Open programs when they are first run; those behind the main one are of every budget."""
 
     def opener(program: ProgramEntry) -> Callable[[], Artifact]:
-        own = manifest_of(manifest, program)
-        return cache(lambda: Artifact(folder, own, opened(program.part)))
+        own, how, sparse = manifest_of(manifest, program), manifest.decoding, manifest.sparse
+        if how is None or sparse is None or how.program != program.name:
+            return cache(lambda: Artifact(folder, own, opened(program.part)))
+        by_length = LongCaches(how, sparse.rows, program.part, sparse.part, opened)
+        return cache(lambda: Artifact(folder, own, by_length))
 
     programs = {program.name: opener(program) for program in manifest.programs}
     chain = Chain(manifest.programs, manifest.links)
