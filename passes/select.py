@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from tokopt.ir.errors import InputError
+from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.plan import Outputs, Plan, Quota, Stage, checked_quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.base import Pass, PassResult
 from tokopt.passes.decompose import dialect_nodes
 from tokopt.passes.methods.registry import find_method
+from tokopt.passes.reused import reuses
 from tokopt.passes.spec import NORMALIZED, Spec
 
 
@@ -68,6 +69,11 @@ def inserted(program: Program, plan: Plan) -> PassResult:
     if not plan.stages and not plan.attention:
         return PassResult(program, modified=False, remarks=("the plan has no stage",))
     applied = apply_plan(program.main, plan, find_method)
+    if applied.reference is not None:
+        raise UnsupportedError(
+            f"{reuses(plan)[0].method} makes two programs of one, and a pass gives one",
+            hint="tokopt compile --plan makes an artifact of both",
+        )
     added = len(applied.exported.graph.nodes) - len(program.main.graph.nodes)
     return PassResult(
         program.with_main(applied.exported),

@@ -20,7 +20,8 @@ say how the cosine gets to 0 .. 1; ŝ is ours.  An image is a run of visual rows
 follows it (``images.py``).  A prompt of one image has no example: the image is rated as one, by the
 text of the question.
 
-Stage 1 holds the square of the rows: a step weighs every row against every token.
+Stage 1 holds a square of the visual rows: a step weighs each against every other.  Text has no part
+in it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods import settings
-from tokopt.passes.methods.fold import normalised
+from tokopt.passes.methods.fold import first_rows, normalised, rows_at
 from tokopt.passes.methods.greedy import greedy, group_means, unit_rows
 from tokopt.passes.methods.images import image_numbers, image_sizes, mean_of, means_by_image
 from tokopt.passes.methods.method import LAST_ROW, Method, Placement, Setting, Taps
@@ -54,25 +55,28 @@ def _covering(taps: Taps) -> Tensor:
     numbers = image_numbers(visual)
     text = means_by_image(taps.hidden, numbers, taps.want_text("catp"))
     near = (1 + (rows * normalised(text)).sum(-1)) / 2
-    alike = (1 + torch.matmul(rows, rows.transpose(1, 2))) / 2
+    tokens = first_rows(visual, taps.count)
+    shown = rows_at(rows, tokens)
+    alike = (1 + torch.matmul(shown, shown.transpose(1, 2))) / 2
     image = torch.where(visual, numbers, -1)
-    same = (image.unsqueeze(2) == image.unsqueeze(1)) & visual.unsqueeze(1)
+    own = image.gather(1, tokens)
+    same = (own.unsqueeze(2) == own.unsqueeze(1)) & (own >= 0).unsqueeze(1)
     covered = torch.where(same, alike, 0.0) / taps.group  # a group counts as one row
     share = quotas(image_sizes(numbers, visual), taps.keep // taps.group)
     left = share.gather(1, numbers.clamp_min(0))
-    order = torch.arange(visual.shape[1], device=visual.device)
-    state = (torch.zeros_like(near), left)
-    return greedy(taps, _gain, _update, state, (covered, weight * near, image, order))
+    state = (torch.zeros_like(covered[..., 0]), left)
+    return greedy(taps, _gain, _update, state, (covered, weight * near, image, tokens))
 
 
 def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
     """Return the gain of each row; of an image that has its share, below all others, as ordered."""
-    new = (given[0] - state[0].unsqueeze(-1)).clamp_min(0.0).sum(1) + given[1]
+    gains = (given[0] - state[0].unsqueeze(-1)).clamp_min(0.0).sum(1)
+    new = given[1] + torch.zeros_like(given[1]).scatter(1, given[3], gains)
     return torch.where(state[1] > 0, new, -1 / (1 + new.clamp_min(0.0)))
 
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
-    """State: how well each row is covered, what is left of its image's share, ``[B, N]`` each."""
+    """State: how well each visual row is covered, what is left of each row's image's share."""
     column = (given[3] == chosen).float().unsqueeze(2)  # one 1: the product is the column exactly
     best = torch.maximum(state[0], torch.bmm(given[0], column).squeeze(2))
     return best, state[1] - (given[2] == given[2].gather(1, chosen)).float()
@@ -135,5 +139,6 @@ METHOD = Method(
     schedule=schedule,
     needs=frozenset({"text", "relay"}),
     options={"relevance": RELEVANCE, "context": CONTEXT},
+    tunes={"relevance": (0.35, 1.4), "context": (0.3, 1.2)},
     notes="images cover themselves for their text; examples and question then choose each other's",
 )

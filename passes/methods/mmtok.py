@@ -10,8 +10,9 @@ arXiv:2508.18264.  Over tokens j, question words i, all of length 1:
 Greedy: the token of largest Σ_i max(0, C_ij - best_i) next, C = [P; αQ], best ← max(best, C_j).
 The published code has τ_t = 0.01 in its path for Qwen and in the selector's own default.
 
-C is a square of the rows and must be: a step weighs every row against every token.  Text and tokens
-are rows of one sequence, so one square holds both.
+C has a row for every row of the sequence and a column for every visual token: a step weighs all of
+them against each token.  To make it anew in each of K steps, block by block, would hold less and
+cost C times as many operations, C being the features of a row.
 
 Here: v' are features before the projector in the paper, and v as well (the stream at the decoder's
 entry) here; the code leaves stop words out and prunes each crop on its own, here the question is
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tokopt.ir.errors import InputError
+from tokopt.passes.methods.fold import first_rows, rows_at
 from tokopt.passes.methods.greedy import greedy, unit_rows
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.question import question_rows
@@ -41,13 +43,14 @@ DEFAULTS: dict[str, int | float | str] = {
 
 def score(taps: Taps) -> Tensor:
     """Return the order of choice ``[B, N]``."""
-    covered = _coverage(taps)
-    numbers = torch.arange(covered.shape[1], device=covered.device)
-    return greedy(taps, _gain, _update, (torch.zeros_like(covered[..., 0]),), (covered, numbers))
+    tokens = first_rows(taps.candidates, taps.count)
+    covered = _coverage(taps, tokens)
+    return greedy(taps, _gain, _update, (torch.zeros_like(covered[..., 0]),), (covered, tokens))
 
 
 def _gain(state: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor:
-    return (given[0] - state[0].unsqueeze(-1)).clamp_min(0.0).sum(1)
+    gains = (given[0] - state[0].unsqueeze(-1)).clamp_min(0.0).sum(1)
+    return torch.zeros_like(state[0]).scatter(1, given[1], gains)
 
 
 def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) -> Sequence[Tensor]:
@@ -56,16 +59,17 @@ def _update(state: Sequence[Tensor], given: Sequence[Tensor], chosen: Tensor) ->
     return (torch.maximum(state[0], torch.bmm(given[0], column).squeeze(2)),)
 
 
-def _coverage(taps: Taps) -> Tensor:
-    """Return C ``[B, N, N]``: how well row i is covered by token j, weights included."""
+def _coverage(taps: Taps, tokens: Tensor) -> Tensor:
+    """Return C ``[B, N, n]``: how well row i is covered by visual token j, weights included."""
     rows, visual, asked = unit_rows(taps), taps.candidates, question_rows(taps, "mmtok")
     heat, cold = _option(taps, "text_temperature"), _option(taps, "vision_temperature")
     temperature = torch.where(visual, cold, heat).unsqueeze(-1)
-    logits = torch.matmul(rows, rows.transpose(1, 2)) / temperature
-    share = torch.softmax(logits.masked_fill(~visual.unsqueeze(1), LOWEST), -1)
+    logits = torch.matmul(rows, rows_at(rows, tokens).transpose(1, 2)) / temperature
+    real = visual.gather(1, tokens).unsqueeze(1)
+    share = torch.softmax(logits.masked_fill(~real, LOWEST), -1)
     words = asked / asked.sum(1, keepdim=True).clamp_min(1)
-    tokens = visual / visual.sum(1, keepdim=True).clamp_min(1)
-    return share * (words + _option(taps, "alpha") * tokens).unsqueeze(-1)
+    image = visual / visual.sum(1, keepdim=True).clamp_min(1)
+    return share * (words + _option(taps, "alpha") * image).unsqueeze(-1)
 
 
 def _option(taps: Taps, name: str) -> float:
@@ -86,4 +90,9 @@ METHOD = Method(
     needs=frozenset({"text"}),
     notes="greedy coverage of the question and of the image",
     options=DEFAULTS,
+    tunes={
+        "text_temperature": (0.01, 0.04),
+        "vision_temperature": (0.1, 0.4),
+        "alpha": (0.25, 1.0, 2.0),
+    },
 )

@@ -17,6 +17,7 @@ from testsuite.zoo.sample import Sample
 from torch import Tensor, nn
 
 import tokopt
+from tokopt.cli.main import main
 from tokopt.cli.verifier import verify
 from tokopt.ir.errors import TokoptError
 from tokopt.targets.manifest import read_manifest
@@ -165,3 +166,9 @@ def test_what_a_film_cannot_go_through_is_refused(built: Path, tmp_path: Path) -
     beside = partial(compile, budget=0.5, attention="stc_cacher")
     assert "keeps every row of vision" in refused(beside)
     assert "share = 2" in refused(partial(compile, budget=1.0, attention="stc_cacher{share=2}"))
+
+
+def test_a_pass_that_gives_one_program_refuses(built: Path, tmp_path: Path) -> None:
+    source, plan = built.with_name("tower.pt2"), built / "plan.toml"
+    line = ["opt", str(source), "-p", f"normalize,apply-plan{{file={plan}}}"]
+    assert main([*line, "-o", str(tmp_path / "x.pt2")]) == 3

@@ -13,7 +13,6 @@ import pytest
 from testsuite.exhaustive import by_default
 from testsuite.passes.analysed import analysed
 from testsuite.passes.families import every_input, failures, lowered, rewritten
-from testsuite.passes.methods.test_laws import SQUARES
 from testsuite.targets.test_families_onnxruntime import shapes_of
 
 from tokopt.cli.target_gate import against_target
@@ -74,8 +73,13 @@ REWRITING = [
 """Attention that is rewritten, and rows that come back."""
 PARTS = {"llava": 10, "qwen": 6, "dino": 4, "clip_text": 1, "t5_encoder": 1}
 """In how many cases the plans of a family are run; a family's plans are made when they are run."""
-HOLD_A_SQUARE = {*SQUARES, "tokencut"}
-"""Tokencut's is of the visual rows alone: it cuts the graph of all their pairs."""
+HOLD_A_SQUARE = {
+    "tokencut": "it cuts the graph of all pairs of visual rows",
+    "mmtok": "a gain sums over the rows of the prompt what a token adds to each; to make all "
+    "products anew in each of K steps would be O(N²·C·K) operations for O(N²·K)",
+    "catp": "as mmtok, of visual rows within images",
+}
+"""Methods that hold something for every visual row and row, and why; no square of a sequence."""
 LENGTHS = {36, 37, 45}
 """Rows of the streams of llava: patches, with the class token, patches and text."""
 DEFAULT = {("llava", 0), ("llava", 4), ("llava", 8), ("clip_text", 0), ("t5_encoder", 0)}

@@ -67,6 +67,7 @@ def in_groups(keep: int, scattered: bool, seed: int) -> tuple[Taps, list[list[in
         candidates=mask,
         text=~mask,
         group=2,
+        count=12,
         groups=groups if scattered else None,
     )
     return taps, pairs
@@ -89,6 +90,7 @@ def of_means(taps: Taps, pairs: list[list[int]]) -> Taps:
         candidates=mask,
         text=~mask,
         group=1,
+        count=len(pairs),
         groups=None,
         keep=taps.keep // 2,
         layers=[dataclasses.replace(t, key=merged(t.key.abs())) for t in taps.layers],
