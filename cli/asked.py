@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokopt.targets.parts import part_of
 class Wanted:
     """What a person asks of a search; ``data`` None: the archive's example inputs.
 
+    ``grid``: of patches, for methods that need one where the graph tells none.
     ``processor``: the folder or name of what makes inputs of ``data`` that is pictures and prompts.
     """
 
@@ -23,6 +25,7 @@ class Wanted:
     trials: int | None = None
     storage: str | Path | None = None
     processor: str | None = None
+    grid: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ``InputError`` for what cannot be asked for."""
@@ -32,6 +35,8 @@ class Wanted:
             raise InputError(f"effort {self.effort!r}", expected=" or ".join(EFFORTS))
         if self.trials is not None and self.trials < 0:
             raise InputError(f"{self.trials} trials", expected="0 or more")
+        if self.grid is not None and not re.fullmatch(r"[1-9][0-9]*x[1-9][0-9]*", self.grid):
+            raise InputError(f"grid {self.grid!r}", expected="rows x columns, such as 24x24")
 
 
 def checked_budgets(budget: float | Sequence[float] | None) -> tuple[float, ...]:

@@ -111,6 +111,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where a search keeps what it judged: a journal file or a database "
         "(sqlite:///search.db) that processes may share (default: beside the artifact)",
     )
+    parser.add_argument(
+        "--grid",
+        metavar="HxW",
+        help="the grid of visual tokens, for the methods that a search leaves out where the graph "
+        "does not tell it",
+    )
     parser.add_argument("--seed", type=int, help="seed of random selection (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -154,7 +160,7 @@ def search_of(args: argparse.Namespace) -> Wanted | None:
     """Return the search that is asked for, None where none is."""
     from tokopt.cli.asked import Wanted
 
-    given = (args.trials, args.search_storage, args.processor)
+    given = (args.trials, args.search_storage, args.processor, args.grid)
     if all(option is None for option in (args.calibration, args.effort, *given)):
         return None
     return Wanted(args.calibration, args.effort or "default", *given)

@@ -152,7 +152,7 @@ def compile(
         meter = Meter(facts, given, device_for(limits, chosen.name, device))
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
-        named = "" if meter.device is None else meter.device.name
+        named = "" if meter.device is None else meter.device.stated
         shares = () if whole.cache is None else whole.cache.shares
         inner = None if limits is None else limits.in_rows(max(shares, default=1.0))
         chooser = Chooser(plan, searcher, planner, meter, inner)

@@ -19,6 +19,7 @@ from tokopt.passes.budget import spent
 from tokopt.passes.fit import Fitted
 from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.effort import EFFORTS
+from tokopt.passes.search.objective import DEFAULT
 from tokopt.passes.search.search import Found, Search
 from tokopt.passes.search.study import Judged
 
@@ -66,6 +67,7 @@ class Searcher:
             storage=self.storage,
             name=self._name(budget, seed, bounded),
             bounded=bounded,
+            grid=self.wanted.grid,
         )
         effort = EFFORTS[self.wanted.effort].with_trials(self.wanted.trials)
         if self.quiet:
@@ -92,7 +94,8 @@ class Searcher:
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
         parts: tuple[object, ...] = (self.sha256, digest.hexdigest(), f"{budget:g}", seed)
-        parts += (sorted(self.methods),)
+        parts += (sorted((name, str(one.tunes)) for name, one in self.methods.items()),)
+        parts += (self.wanted.grid, DEFAULT)
         if bounded is not None:
             device = bounded.meter.device
             parts += (bounded.limits, None if device is None else device.name)
@@ -142,4 +145,5 @@ def _as_data(found: Found) -> dict[str, Any]:
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    return {"site": stage.site, "method": stage.method, "keep": stage.keep}
+    told = {"site": stage.site, "method": stage.method, "keep": stage.keep}
+    return {**told, **({"options": dict(stage.options)} if stage.options else {})}

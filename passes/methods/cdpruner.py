@@ -88,4 +88,5 @@ METHOD = Method(
     needs=frozenset({"text"}),
     notes="greedy MAP of a determinantal point process, weighted by relevance to the question",
     options={"compat": "paper"},
+    tunes={"compat": ("code",)},
 )

@@ -90,5 +90,6 @@ METHOD = Method(
     needs=frozenset({"layers"}),
     notes="attention that patches get from each other in the tower's last layer",
     options={"scores": "attention", "strategy": "rank"},
+    tunes={"scores": ("logits",)},
     asks={("strategy", "rows"): frozenset({"places"})},
 )

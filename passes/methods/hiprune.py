@@ -88,4 +88,5 @@ METHOD = Method(
     needs=frozenset({"layers", "places"}),
     notes="attention received in the last layer, anchors of a middle one with their neighbours",
     options={"object": "scaled", "beta": 0.1},
+    tunes={"beta": (0.05, 0.3)},
 )

@@ -103,4 +103,5 @@ METHOD = Method(
     licence="MIT",
     cost="O(N)",
     options={"alpha": 0.5, "compat": "paper"},
+    tunes={"alpha": (0.25, 0.75), "compat": ("code",)},
 )

@@ -111,4 +111,5 @@ METHOD = Method(
     needs=frozenset({"layers", "relay"}),
     notes="a share of the tokens for every crop, attention and variety inside",
     options={"crops": "scaled", "compat": "paper"},
+    tunes={"crops": (1, 4), "compat": ("code",)},
 )

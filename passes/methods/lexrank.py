@@ -65,4 +65,5 @@ METHOD = Method(
     schedule=before_decoder,
     notes="similarity to all other tokens",
     options={"order": "central", "threshold": "none"},
+    tunes={"order": ("distinct",), "threshold": (0.1, 0.3)},
 )

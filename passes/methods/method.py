@@ -275,7 +275,8 @@ class Method:
     is, where it is placed in both (``STACKS``); None: it is placed in one stack.
     ``empties``: whether a stage of it may leave no visual row, in a decoder, where text is left.
     ``calibrated``: roles in which the schedule reads ``Setting.entropies``.  ``options``: its
-    settings and their defaults.  ``combine``: what becomes of the rows that stay (merging,
+    settings and their defaults.  ``tunes``: of options, the values that a search may try besides
+    the default.  ``combine``: what becomes of the rows that stay (merging,
     recycling); None: nothing.  ``weigh``: how many rows each of them stands for; None: one.
     ``licence``: that of the authors' code, which is never copied: what
     is here is written from the paper.  ``cost``: one of ``COSTS``.  ``state``: the shapes of what
@@ -294,6 +295,7 @@ class Method:
     combine: Combine | None = None
     weigh: Weigh | None = None
     options: Mapping[str, int | float | str] = field(default_factory=dict)
+    tunes: Mapping[str, tuple[int | float | str, ...]] = field(default_factory=dict)
     wishes: frozenset[str] = frozenset()
     asks: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     tower_rows: Callable[[Setting], int] | None = None

@@ -90,4 +90,9 @@ METHOD = Method(
     needs=frozenset({"text"}),
     notes="greedy coverage of the question and of the image",
     options=DEFAULTS,
+    tunes={
+        "text_temperature": (0.01, 0.04),
+        "vision_temperature": (0.1, 0.4),
+        "alpha": (0.25, 1.0, 2.0),
+    },
 )

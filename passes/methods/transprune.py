@@ -93,6 +93,7 @@ METHOD = Method(
     wishes=frozenset({"ahead"}),
     notes="how far blocks turn and stretch a token, and the prompt's attention, in three stages",
     options={"alpha": 0.5, "compat": "paper"},
+    tunes={"alpha": (0.25, 0.75), "compat": ("code",)},
     passes_on=transition,
     licence="MIT",
     cost="O(N)",

@@ -173,5 +173,6 @@ METHOD = Method(
     needs=frozenset({"tower", "places"}),
     notes="what the tower's context rows attend to; three cuts; the first recycles by cells",
     options={"t": "released", "a": "released", "alpha": 0.0},
+    tunes={"alpha": (0.5, 1.0)},
     combine=combine,
 )

@@ -45,4 +45,5 @@ METHOD = Method(
     needs=frozenset({"layers", "relay"}),
     notes="class-token attention summed over the last third of the tower",
     options={"start": "scaled"},
+    tunes={"start": (0,)},
 )

@@ -26,8 +26,8 @@ class Draw:
         drawn = math.exp(self.chance.uniform(math.log(low), math.log(high)))
         return self._kept(name, self.given.get(name, drawn))
 
-    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """Return the given word where it is a choice, or one of them."""
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return what is given where it is a choice, or one of them."""
         drawn = self.chance.choice(choices)
         given = self.given.get(name, drawn)
         return self._kept(name, given if given in choices else drawn)

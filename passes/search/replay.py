@@ -9,7 +9,7 @@ what nobody asks for is not computed at all.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,19 +40,23 @@ class Replay:
 
     def run(self, exported: ExportedProgram, wanted: Iterable[str]) -> list[dict[str, Any]]:
         """Return the values of some nodes by name, for each batch."""
+        return list(self.each(exported, wanted))
+
+    def each(
+        self, exported: ExportedProgram, wanted: Iterable[str], first: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the same batch by batch, from batch number ``first`` on."""
         names = list(wanted)
         changed = self._changed(exported.graph)
         nodes = {node.name: node for node in exported.graph.nodes}
         needed, frontier = _needed([nodes[name] for name in names], lambda n: n in changed)
-        found: list[dict[str, Any]] = []
-        with torch.no_grad():
-            for number, inputs in enumerate(self.batches):
+        for number, inputs in list(enumerate(self.batches))[first:]:
+            with torch.no_grad():
                 env = self._given(exported, inputs, needed | frontier)
                 inner = [n for n in frontier if n not in env]
                 env.update(zip(inner, self._values(number, [n.name for n in inner]), strict=True))
                 _run(exported, needed, env, {nodes[name] for name in names})
-                found.append({name: env[nodes[name]] for name in names})
-        return found
+            yield {name: env[nodes[name]] for name in names}
 
     def _changed(self, graph: fx.Graph) -> set[fx.Node]:
         changed: set[fx.Node] = set()

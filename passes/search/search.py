@@ -8,6 +8,8 @@ plans, each judged exactly, by running it:
     the best so far, with one or two choices drawn anew
     what Optuna's sampler (TPE) expects to be good after all that was judged
 
+A drawn plan that is surely no better than the best so far is not run on every sample (``race.py``).
+
 The same seed gives the same plan.
 """
 
@@ -29,14 +31,16 @@ from tokopt.passes.apply_plan import Applied, apply_plan
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import fit
 from tokopt.passes.gradients import Orders, gradient_orders, is_ordered, with_orders
-from tokopt.passes.methods.method import Method
+from tokopt.passes.methods.method import GRID, Method
 from tokopt.passes.observe import Observation, average_entropies, observe
 from tokopt.passes.search.bounded import Bounded
 from tokopt.passes.search.draw import Choices, Draw, changed
 from tokopt.passes.search.effort import Effort
 from tokopt.passes.search.flow import Flow
 from tokopt.passes.search.objective import DEFAULT, Measure, Objective
+from tokopt.passes.search.race import Distances, raced
 from tokopt.passes.search.replay import Replay
+from tokopt.passes.search.sized import sized
 from tokopt.passes.search.space import Space, Trial
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
 
@@ -70,6 +74,7 @@ class Search:
     """A search on calibration ``batches`` for plans of one budget.
 
     ``bounded``: limits on other numbers than tokens, which every plan judged meets as well.
+    ``grid``: of patches, as in ``12x12``, for methods that need one where no graph tells it.
     """
 
     def __init__(
@@ -84,10 +89,13 @@ class Search:
         storage: str | Path | None = None,
         name: str = "search",
         bounded: Bounded | None = None,
+        grid: str | None = None,
     ) -> None:
+        if bounded is None:  # limits are counted on the program as it came
+            facts = sized(facts, batches)
         methods = {name: one for name, one in methods.items() if "text" not in one.roles}
         self.facts, self.budget, self.methods = facts, budget, methods  # words only where asked for
-        self.bounded = bounded
+        self.bounded, self.grid = bounded, grid
         self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure
         seen = [observe(facts, batch) for batch in batches]
@@ -97,7 +105,8 @@ class Search:
         self._orders = cache(lambda: self._measured(batches, seen))
         self._objective = Objective(facts, replay, seen)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
-        self._space = Space(facts, methods, budget, seed)
+        self._space = Space(facts, methods, budget, seed, grid)
+        self._whole: dict[str, Mapping[int, Distances]] = {}
         self._study = Study(name, storage, list(methods), seed)
         self._known = {self._text(j.plan): j for j in self._study.judged() if j.plan}
 
@@ -162,13 +171,21 @@ class Search:
     def _proposed(self, trial: Trial, start: str, share: Fraction) -> Plan:
         """Return the plan of a trial at a share of the tokens."""
         if start != FREE:
-            method = self.methods[start]
-            fitted = fit(self.facts, method, float(share), self._entropies, seed=self.seed)
-            return self._ordered(fitted.plan)
+            return self._ordered(self._published(self.methods[start], float(share)))
         plan = self._space.draw(trial, share)
         if plan is None:
             raise BudgetError("the choices do not fit together")
         return self._ordered(plan)
+
+    def _published(self, method: Method, share: float) -> Plan:
+        """Return a method's plan; with the grid that was stated where the graph tells none."""
+        given = partial(fit, self.facts, method, share, self._entropies, seed=self.seed)
+        try:
+            return given().plan
+        except UnsupportedError:
+            if self.grid is None or "places" not in method.needs:
+                raise
+            return given(options={GRID: self.grid}).plan
 
     def _measured(
         self, batches: Sequence[Mapping[str, Tensor]], seen: Sequence[Observation]
@@ -216,11 +233,27 @@ class Search:
         try:
             applied = self._apply(plan)
             fitted = self._fitted if is_ordered(plan, self.methods.__getitem__) else 0
-            values = self._objective.distance(applied.exported, without=fitted)
+            rival = self._rival() if judged.origin == FREE else {}
+            running = self._objective.distances(applied.exported, fitted)
+            seen, values = raced(running, rival, self.measure)
         except (UnsupportedError, InputError) as refusal:
             return Judged(judged.number, judged.origin, None, {}, str(refusal))
+        if seen.keys() >= set(range(fitted, len(self._objective.reference))):
+            self._whole[text] = seen
         self._known[text] = Judged(judged.number, judged.origin, plan, dict(values))
         return self._known[text]
+
+    def _rival(self) -> Mapping[int, Distances]:
+        """Return the distances of the best plan so far, run again where another process judged."""
+        best = self._best()
+        if best is None or best.plan is None:
+            return {}
+        text = self._text(best.plan)
+        if text not in self._whole:
+            exported = apply_plan(self.facts.exported, best.plan, self.methods.__getitem__).exported
+            without = self._fitted if is_ordered(best.plan, self.methods.__getitem__) else 0
+            self._whole[text] = dict(self._objective.distances(exported, without))
+        return self._whole[text]
 
     def _propose(self, effort: Effort, done: int) -> None:
         """Queue the plans of a round."""

@@ -3,7 +3,8 @@
 Plans are searched on training pictures, then answer held-out questions through ONNX Runtime, beside
 the methods at the same budget (results/accuracy-MODEL.json, the same questions).  Also: how plans
 judged are ordered by the objective and by accuracy and by retained flow (Spearman), and how long a
-judgement takes, against a plain loop that rewrites and runs everything from the start.
+plan takes, everything the search does included, against a plain loop over the same plans that
+rewrites the program as it came and runs it and the original on all samples from the start.
 Writes results/search.{json,md}; whatever was measured is written at once, and what is there already
 (on as many samples and trials, with the same methods) is not measured again: a run that was killed
 goes on.  ``--again`` searches once more with the same seed and notes whether the plan is the same.
@@ -22,16 +23,17 @@ from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from testsuite.benchmarks.accuracy import OUTPUT, RESULTS, TARGET, given, machine, results
+from testsuite.benchmarks.accuracy import GRIDS, OUTPUT, RESULTS, TARGET, given, machine, results
 from testsuite.models.digits import samples
 from testsuite.models.family import FAMILIES
 
 import tokopt
 from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import answers
-from tokopt.ir.facts import analyse
+from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.methods.order import ORDER
 from tokopt.passes.methods.registry import METHODS, find_method
 from tokopt.passes.normalize import normalize
 from tokopt.passes.search.effort import EFFORTS
@@ -41,8 +43,8 @@ from tokopt.passes.validate import run_program
 from tokopt.targets.manifest import versions
 
 BUDGETS = ("0.1", "0.25", "0.05")
-PLAIN = 5
-"""Plans that the plain loop is timed on."""
+PLAIN = 8
+"""Plans that the plain loop is timed on, evenly spaced among those the search judged."""
 
 
 def calibration(model: str, count: int) -> list[dict[str, torch.Tensor]]:
@@ -58,10 +60,11 @@ def searched(model: str, budget: str, count: int, held_out: int, trials: int) ->
     with torch.no_grad():
         facts = analyse(normalize(program.main))
         start = time.perf_counter()
-        search = Search(facts, calibration(model, count), Fraction(budget), METHODS)
+        grid = GRIDS.get(model)
+        search = Search(facts, calibration(model, count), Fraction(budget), METHODS, grid=grid)
         found = search.run(EFFORTS["default"].with_trials(trials))
         seconds = time.perf_counter() - start
-        plain = plain_seconds(search, found)
+        plain = plain_seconds(facts, search, found)
         flows = [(j, search._flow.retained(j.plan)) for j in found.judged if may_flow(search, j)]
     with TemporaryDirectory(prefix="tokopt-") as folder:
         made = tokopt.compile(
@@ -102,14 +105,15 @@ def may_flow(search: Search, judged: Any) -> bool:
     return judged.plan is not None and all(map(search._flow.knows, judged.plan.stages))
 
 
-def plain_seconds(search: Search, found: Found) -> float:
+def plain_seconds(facts: Facts, search: Search, found: Found) -> float:
     """Return what a plan takes to be rewritten and run whole, on all samples, on average."""
-    plans = [j.plan for j in found.judged if j.plan is not None][:PLAIN]
+    judged = [j.plan for j in found.judged if j.plan is not None]
+    plans = judged[:: -(-len(judged) // PLAIN)]
     start = time.perf_counter()
     for plan in plans:
-        exported = apply_plan(search.facts.exported, plan, find_method).exported
+        exported = apply_plan(facts.exported, plan, find_method).exported
         for inputs in search._objective.replay.batches:
-            run_program(search.facts.exported, inputs)
+            run_program(facts.exported, inputs)
             run_program(exported, inputs)
     return (time.perf_counter() - start) / len(plans)
 
@@ -135,14 +139,19 @@ def repeated(row: dict[str, Any]) -> bool:
     with torch.no_grad():
         facts = analyse(normalize(program.main))
         batches = calibration(row["model"], row["samples"])
-        search = Search(facts, batches, Fraction(str(row["budget"])), METHODS)
+        grid = GRIDS.get(row["model"])
+        search = Search(facts, batches, Fraction(str(row["budget"])), METHODS, grid=grid)
         best = search.run(EFFORTS["default"].with_trials(row["trials"])).best.plan
     return best is not None and told_plan(best) == row["plan"]
 
 
 def told_plan(plan: Plan) -> list[str]:
     """Return a plan's stages in words."""
-    return [f"{s.method} at {s.site} keeps {s.keep}" for s in plan.stages]
+    return [
+        f"{s.method} at {s.site} keeps {s.keep}"
+        + "".join(f", {k} {v}" for k, v in s.options.items() if k != ORDER)
+        for s in plan.stages
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -176,11 +185,11 @@ def beside(rows: list[dict[str, Any]]) -> str:
         lines = [
             f"### {row['model']} at {row['budget']}",
             "",
-            "| method | 1 - cosine | accuracy | of the original's |",
-            "|---|---|---|---|",
+            "| method | kl | 1 - cosine | accuracy | of the original's |",
+            "|---|---|---|---|---|",
         ]
         for name, found, distance in entries:
-            near = "" if distance is None else f"{distance['cosine']:.4f}"
+            near = " | " if distance is None else f"{distance['kl']:.4f} | {distance['cosine']:.4f}"
             kept = f"{100 * found['accuracy'] / whole:.1f} %"
             lines.append(f"| {name} | {near} | {percent(found)} | {kept} |")
         orders = ", ".join(f"{m} {v}" for m, v in row["order"].items())
@@ -207,8 +216,8 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--models", default=",".join(FAMILIES))
     flags.add_argument("--budgets", default=",".join(BUDGETS))
-    flags.add_argument("--samples", type=int, default=64, help="to search on")
-    flags.add_argument("--trials", type=int, default=EFFORTS["default"].trials)
+    flags.add_argument("--samples", type=int, default=96, help="to search on")
+    flags.add_argument("--trials", type=int, default=48)
     flags.add_argument("--again", action="store_true", help="search each twice, as a check")
     args = flags.parse_args()
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ from tokopt.cli.main import main
 from tokopt.ir.errors import InputError
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
+from tokopt.targets.manifest import read_manifest
 
 
 def program() -> Program:
@@ -51,6 +52,29 @@ def test_the_plan_is_the_best_of_the_table_and_every_gate_passed(made: Compiled)
     assert told["judged"][0]["stages"] == stages
     assert Plan.from_toml((made.folder / "plan.toml").read_text()).stages == made.plan.stages
     assert "plans judged by" in made.note
+
+
+def test_a_search_within_limits_holds_them_on_the_cpu_that_is_stated(
+    archive: Path, tmp_path: Path
+) -> None:
+    """The manifest has the device as it can be asked for again: the same limits, the same plan."""
+    cpu = "cpu{float32=1e+11 bfloat16=1e+11 bandwidth=1e+10}"
+    given = ["--budget", "tokens=0.5,latency=0.9", "--device", cpu, "--target", "eager"]
+    save_file({"images": torch.rand(4, 3, 48, 48)}, tmp_path / "samples.safetensors")
+    searched = ["--calibration", str(tmp_path / "samples.safetensors"), "--trials", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_program, "METHODS", {name: FEW[name] for name in ("random", "stride")})
+        line = ["compile", str(archive), *given, *searched]
+        assert main([*line, "-o", str(tmp_path / "build")]) == 0
+    manifest = read_manifest(tmp_path / "build")
+    assert manifest.device == cpu
+    asked, spent = manifest.budget.requested, manifest.budget.total
+    assert asked.keys() == {"tokens", "latency"}
+    for kind, limit in asked.items():
+        predicted = spent[kind].predicted
+        assert predicted is not None and 0 < predicted <= limit
+    told = json.loads((tmp_path / "build" / SEARCH).read_text())["0.5"]
+    assert {row["origin"] for row in told["judged"]} >= {"random", "stride"}
 
 
 def test_explain_says_what_was_judged_at_every_site(

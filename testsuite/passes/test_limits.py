@@ -166,3 +166,25 @@ def test_this_cpu_is_measured() -> None:
     cpu = find_device("cpu")
     assert 1e9 < cpu.peak(torch.float32) < 1e14 and 1e8 < cpu.bandwidth < 1e13
     assert find_device("cpu") is cpu
+
+
+def test_what_was_measured_of_a_cpu_is_stated_again() -> None:
+    cpu = find_device("cpu")
+    again = find_device(cpu.stated)
+    assert again.flops == cpu.flops and again.bandwidth == cpu.bandwidth
+    assert again.name == again.stated == cpu.stated and find_device("h100").stated == "h100"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cpu{float32=1e9 bandwidth=1e9}",
+        "cpu{float32=1e9 bfloat16=0 bandwidth=1e9}",
+        "cpu{float32=1e9 bfloat16=1e9 bandwidth=inf}",
+        "cpu{float32=1e9 bfloat16=1e9 bandwidth=1e9 cores=2}",
+        "cpu{",
+    ],
+)
+def test_a_cpu_stated_in_part_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        find_device(text)
