@@ -6,6 +6,7 @@ Nothing here guesses: a question that the symbols leave open is answered ``None`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -38,6 +39,15 @@ def same_length(a: Length, b: Length) -> bool:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     return bool(_difference(a, b) == 0)
+
+
+def same_shape(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Return whether two shapes are equal for every value of the symbols.
+
+    Comparing shapes with ``==``, or putting them in a set, would bind their symbols to numbers.
+    """
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(same_length(length_of(a), length_of(b)) for a, b in pairs)
 
 
 def is_longer(a: Length, b: Length) -> bool | None:

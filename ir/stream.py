@@ -17,7 +17,7 @@ from tokopt.ir.layout import lead_axes, unfolded
 def stack_lead(facts: Facts, stack: TokenStack) -> tuple[Axis, ...]:
     """Return the batch axes of a stack's stream."""
     entry = stack.stack.layers[0].entry
-    return lead_axes(facts.dims.axes[entry], stack.stack.dim, stack.sites[0].tokens)
+    return lead_axes(facts.dims.axes[entry], stack.stack.dim, stack.tokens)
 
 
 def as_rows(tensor: Tensor, node: fx.Node, facts: Facts, stack: TokenStack) -> Tensor:
@@ -25,7 +25,7 @@ def as_rows(tensor: Tensor, node: fx.Node, facts: Facts, stack: TokenStack) -> T
 
     Batch axes are flattened to B (1 where the value has none), all other dims to C.
     """
-    lead, tokens = stack_lead(facts, stack), stack.sites[0].tokens
+    lead, tokens = stack_lead(facts, stack), stack.tokens
     factors: list[Axis] = []
     sizes: list[int] = []
     for dim, axis in enumerate(facts.dims.axes[node]):

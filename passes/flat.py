@@ -16,6 +16,7 @@ from torch import fx
 
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import operator_name
+from tokopt.ir.lengths import same_shape
 from tokopt.ir.trace import call
 
 aten = torch.ops.aten
@@ -107,7 +108,7 @@ def _row_by_row(node: fx.Node, flat: Mapping[fx.Node, fx.Node]) -> bool:
     if torch.Tag.pointwise not in tags and operator_name(node) not in PASSES:
         return False
     shapes = [operand.meta["val"].shape for operand in given if operand not in planes]
-    same = {operand.meta["val"].shape[:-1] for operand in planes} == {value.shape[:-1]}
+    same = all(same_shape(p.meta["val"].shape[:-1], value.shape[:-1]) for p in planes)
     return same and all(len(shape) < 2 for shape in shapes)
 
 
@@ -136,7 +137,7 @@ def _adds_planes(node: fx.Node) -> bool:
         return False
     one, other = (operand.meta["val"].shape for operand in _operands(node))
     numbers = all(isinstance(size, int) for size in one[1:])
-    return len(one) > 3 and numbers and bool(one == other)
+    return len(one) > 3 and numbers and same_shape(one, other)
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

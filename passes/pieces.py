@@ -49,17 +49,44 @@ class _Loop:
 
     def __init__(self, graph: fx.Graph, count: int) -> None:
         self.graph, self.count = graph, count
-        self.known: dict[Group, fx.Node | None] = {}
+        self.known: dict[Group, fx.Node] = {}
         self.combines = False
 
     def stacked(self, group: Group) -> fx.Node | None:
         """Return the stacked values of a group, or None where they are no pieces of one value.
 
-        The first of them where all are equal.
+        The first of them where all are equal.  Loops may hold whole towers: no recursion.
         """
-        if group not in self.known:
-            self.known[group] = self._source(group) or self._part(group) or self._called(group)
+        waiting = [group]
+        while waiting:
+            made = self.known.get(waiting[-1]) or self._source(waiting[-1])
+            operands = [] if made is not None else self._operands(waiting[-1])
+            if operands is None:
+                return None
+            missing = [one for one in operands if one not in self.known]
+            if missing:
+                waiting += missing
+                continue
+            made = made or self._part(waiting[-1]) or self._called(waiting[-1])
+            if made is None:
+                return None
+            self.known[waiting.pop()] = made
         return self.known[group]
+
+    def _operands(self, group: Group) -> list[Group] | None:
+        """Return the groups that a group's calls read; None where the calls are not alike."""
+        first = group[0]
+        if all(operator_name(node) == "getitem" for node in group):
+            readers: list[Any] = [node.args[0] for node in group]
+            values = tuple(reader.args[0] for reader in readers)
+            return [values] if len(set(values)) > 1 else []
+        if first.op != "call_function" or not all(_alike(first, node) for node in group):
+            return None
+        read = list(zip(*map(_read, group), strict=True))
+        alone = {operands[0]: operands for operands in read}
+        if any(alone[operands[0]] != operands for operands in read):
+            return None  # what is one value for the first piece is two for another
+        return [operands for operands in read if len(set(operands)) > 1]
 
     def _source(self, group: Group) -> fx.Node | None:
         """Return the pieces of a value that tile it, in order."""
@@ -83,11 +110,12 @@ class _Loop:
         if len({node.args[1] for node in group}) > 1:
             return None
         forms = {(r.target, str(r.args[1:]), str(r.kwargs)) for r in readers}
-        given = self.stacked(tuple(r.args[0] for r in readers))
-        if given is None or len(forms) > 1:
+        values = tuple(r.args[0] for r in readers)
+        if len(forms) > 1:
             return None
-        if given is readers[0].args[0]:
+        if len(set(values)) == 1:
             return first
+        given = self.known[values]
         found = _range(first)
         if found is not None:
             _, dim, start, length = found
@@ -103,15 +131,10 @@ class _Loop:
         """Return a call on stacked operands; what all pieces read in common stays as it is."""
         first = group[0]
         rule = STACKED.get(operator_name(first))
-        pointwise = torch.Tag.pointwise in getattr(first.target, "tags", ())
-        if (rule is None and not pointwise) or not all(_alike(first, node) for node in group):
+        if rule is None and torch.Tag.pointwise not in getattr(first.target, "tags", ()):
             return None
-        given: dict[fx.Node, fx.Node] = {}
-        for operands in zip(*(node.all_input_nodes for node in group), strict=True):
-            made = operands[0] if len(set(operands)) == 1 else self.stacked(operands)
-            if made is None:
-                return None
-            given[operands[0]] = made
+        read = zip(*map(_read, group), strict=True)
+        given = {o[0]: o[0] if len(set(o)) == 1 else self.known[o] for o in read}
         own = [node for node, made in given.items() if made is not node]
         if not own:
             return first  # every piece makes the same of what all read
@@ -122,6 +145,13 @@ class _Loop:
             made.meta |= {key: first.meta[key] for key in TOLD if key in first.meta}
             self.combines |= operator_name(first) in COMBINE
         return made
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """Return a call's operands in order, one that is read twice twice."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, dict(node.kwargs)), found.append)
+    return found
 
 
 def _apart(graph: fx.Graph, value: fx.Node, dim: int, count: int) -> fx.Node:

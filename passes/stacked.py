@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tokopt.ir.lengths import is_one
 from tokopt.ir.trace import call
 
 aten = torch.ops.aten
@@ -139,7 +140,7 @@ def batched(graph: fx.Graph, node: fx.Node, given: Given) -> fx.Node | None:
     mask: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     if isinstance(mask, fx.Node) and given[mask] is mask:  # it must not tell items apart
         shape = mask.meta["val"].shape
-        if len(shape) == 4 and shape[0] != 1:
+        if len(shape) == 4 and not is_one(shape[0]):
             return None
     out = on_stacked(graph, node, items)
     count = next(s.meta["val"].shape[0] for o, s in given.items() if s is not o)

@@ -13,6 +13,7 @@ from torch import fx
 
 from tokopt.ir.dead import remove_dead
 from tokopt.ir.dims import arguments_of, operator_name
+from tokopt.ir.lengths import same_shape
 from tokopt.ir.trace import call
 
 aten = torch.ops.aten
@@ -46,7 +47,8 @@ def _range(graph: fx.Graph, **given: Any) -> fx.Node | None:
         return None
     while operator_name(rows) == "aten::copy":  # of rows in the shape and dtype that they have
         whole, own = rows.args[0].meta["val"], rows.args[1]
-        if own.meta["val"].shape != whole.shape or own.meta["val"].dtype != whole.dtype:
+        value = own.meta["val"]
+        if not same_shape(value.shape, whole.shape) or value.dtype != whole.dtype:
             break
         rows = own
     stop = start + rows.meta["val"].shape[1]
@@ -67,8 +69,8 @@ def _scatter(graph: fx.Graph, **given: Any) -> fx.Node | None:
         return None
     places = index.args[0]
     shapes = [v.meta["val"].shape for v in (base, index, rows, places)]
-    whole = shapes[1] == shapes[2] and shapes[0][2] == shapes[1][2] and shapes[0][0] == shapes[1][0]
-    if not whole or [*shapes[3]] != [*shapes[1][:2], 1]:
+    whole = same_shape(shapes[1], shapes[2]) and same_shape(shapes[0][::2], shapes[1][::2])
+    if not whole or not same_shape(shapes[3], [*shapes[1][:2], 1]):
         return None
     return _put(graph, base, call(graph, aten.squeeze.dim, places, -1), rows)
 

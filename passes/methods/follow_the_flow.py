@@ -69,7 +69,7 @@ def _fixed(taps: Taps) -> Tensor:
         return first | taps.picked
     last = taps.want_layers("follow_the_flow")[-1].number(LAST_ROW)
     if isinstance(last, int):
-        return first | (numbers == len(numbers) + last)
+        return first | (numbers == taps.hidden.shape[1] + last)
     return first | (numbers == last.unsqueeze(-1))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from testsuite.passes import flat_vit, text_encoders
-from testsuite.zoo import dinov2, handvit, llava, qwen2_5_vl, random_transformer
+from testsuite.zoo import dinov2, handvit, llava, qwen2_5_vl, qwen2_5_vl_images, random_transformer
 from testsuite.zoo.sample import Sample
 from torch import Tensor
 
@@ -26,6 +26,7 @@ BUILDERS: dict[str, Callable[[], Sample]] = {
     "t5_reader": text_encoders.t5_reader,
     "llava_short": lambda: llava.build(2, layers=3),
     "qwen_short": lambda: qwen2_5_vl.build(layers=2),
+    "qwen_images": qwen2_5_vl_images.build,
     "qwen_uneven": lambda: qwen2_5_vl.build(grid=(1, 8, 10), layers=2),
     "dino_short": lambda: dinov2.build(layers=3),
     "handvit_short": lambda: handvit.build(depth=3),

@@ -1,7 +1,9 @@
+import pytest
 import torch
+from testsuite.passes.analysed import analysed
 from testsuite.passes.samples import Tiny, tiny
 from torch import Tensor, nn
-from torch.export import export
+from torch.export import ExportedProgram, export
 
 from tokopt.ir.program import Program
 from tokopt.ir.structure import structural_faults
@@ -30,6 +32,16 @@ def test_the_result_is_in_normal_form_and_computes_the_same() -> None:
     assert NORMALIZED.faults(result.program) == ()
     rows = torch.randn(3, 4)
     assert torch.equal(result.program.main.module()(rows), Untidy()(rows))
+
+
+@pytest.mark.parametrize("name", ["llava_dynamic", "random1", "random4", "random5", "dino"])
+def test_sizes_that_are_free_stay_free(name: str) -> None:
+    def sizes(exported: ExportedProgram) -> list[str]:
+        inputs = exported.graph.find_nodes(op="placeholder")
+        return [str(getattr(node.meta.get("val"), "shape", None)) for node in inputs]
+
+    family = analysed(name)
+    assert sizes(family.facts.exported) == sizes(family.sample.exported)
 
 
 def test_a_program_in_normal_form_is_handed_through() -> None:

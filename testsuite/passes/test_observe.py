@@ -65,6 +65,13 @@ def test_in_a_windowed_tower_every_patch_is_a_candidate() -> None:
     assert seen.taps("vision:end", 32).group == 4
 
 
+def test_images_of_one_packed_tower_are_items_of_their_own() -> None:
+    seen = analysed("qwen_images").observed().stacks["vision"]
+    assert seen.candidates.shape == (2, 96) and bool(seen.candidates.all())
+    assert {rows.shape for rows in seen.hidden.values()} == {(2, 96, 64)}
+    assert seen.entropies[:2] == (1.0, 1.0) and 0 < seen.entropies[2] < 1  # two attend in windows
+
+
 def test_entropies_are_those_of_the_eager_attention() -> None:
     seen = analysed("llava").observed()
     inside = np.array([[False] + [True] * 36] * 2)

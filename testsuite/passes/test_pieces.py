@@ -133,6 +133,18 @@ def test_pieces_that_are_not_treated_alike_stay() -> None:
     assert calls_of(Sample("uneven", capture(module, (pixels,)), (pixels,), module)) == 2
 
 
+def test_a_value_that_is_two_for_another_piece_is_no_loop() -> None:
+    class Crossed(Block):
+        def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+            one, other = self.cut(x.reshape(1, 1, *x.shape), sizes)
+            each = [attend(one, one, one), attend(other, other, one)]
+            return x + torch.cat(each, 2).reshape(x.shape)
+
+    module = randomise(Packed([12, 12], [Crossed(fused, by_split)]), 0)
+    pixels = noise(ROWS, 5, seed=1)
+    assert calls_of(Sample("crossed", capture(module, (pixels,)), (pixels,), module)) == 2
+
+
 @pytest.mark.parametrize("attention", ["fused", "written out"])
 def test_every_piece_keeps_rows_of_its_own(attention: str) -> None:
     sample = packed([8, 8, 8], ATTENTIONS[attention])
@@ -146,11 +158,11 @@ def test_every_piece_keeps_rows_of_its_own(attention: str) -> None:
 class Looped(nn.Module):
     """A tower with a class row that a loop runs on one image at a time; ``[3, 9, 5] -> [3, 7]``."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 2) -> None:
         super().__init__()
         self.first, self.embed = nn.Parameter(torch.zeros(1, 1, WIDTH)), nn.Linear(5, WIDTH)
         self.layers = nn.ModuleList(
-            nn.ModuleList([nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH)]) for _ in range(2)
+            nn.ModuleList([nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH)]) for _ in range(depth)
         )
         self.head = nn.Linear(WIDTH, 7)
 
@@ -172,3 +184,9 @@ def test_a_tower_that_is_run_image_by_image_is_run_on_all_at_once() -> None:
     facts = facts_of(sample)
     assert facts.consumer.count == 9 and facts.consumer.protected == 1
     assert failures(facts, [Stage("vision:1", "vtc_cls", 4)], sample.inputs) == []
+
+
+def test_a_loop_over_a_tower_of_many_layers_is_followed_to_its_end() -> None:
+    module, pixels = Looped(80), noise(3, 9, 5, seed=1)
+    normal = normalize(capture(module, (pixels,)))
+    assert sum(operator_name(node) in COMBINE for node in normal.graph.nodes) == 80
