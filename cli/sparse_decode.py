@@ -1,8 +1,8 @@
 """Sparse decode: a second decode program beside the full one, for caches of many rows.
 
 Made once all budgets have their programs, of the first's: decode is the same for all.  Its layers
-are those of a plan, or found on the inputs at hand: the paper's and those of least loss
-(``placement.py``) are run, and those stay whose next token is nearer to the full step's.
+are those of a plan, or found on the inputs at hand: groups of the paper's and of least loss
+(``placement.py``) are run, and those stay that leave the next token with the fewest full layers.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ from tokopt.targets.manifest import SparseStep
 from tokopt.targets.parts import part_named
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.stored_weights import StoredWeights
+
+MOST = 0.01
+"""Nats of KL(full ‖ sparse), the mean over prompts, as for the bits of a cache."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,12 @@ def placed(
     given: Mapping[str, Tensor],
     breaks: Sequence[int],
 ) -> tuple[Groups, str]:
-    """Return the layers whose next token is nearest to the full step's, and how they were found."""
+    """Return the groups with the fewest full layers that leave the next token, and how.
+
+    The paper's groups and those of least loss are run; where none stays within ``MOST`` nats of the
+    full step's next token, those that are nearest.  How many layers read all rows is bisected,
+    from the paper's number to half of the layers.
+    """
     decode, caches = program.exported, [cache.input for cache in how.caches]
     rows = min(given[cache.input].shape[cache.dim] for cache in how.caches) + 1
     tried = measured_pages(rows, pages)
@@ -179,17 +187,36 @@ def placed(
     lost = losses(full.probabilities, tried)
     place = program.outputs.index(own_name(how.next_logits, decode))
     wanted = full.outputs[place][:, -1]
-    found: dict[str, float] = {}
-    ways = {"published": published(len(lost), breaks), "least loss": least_loss(lost, breaks)}
-    for name, groups in ways.items():
-        got = run_sparse(decode, caches, groups, tried, given).outputs[place][:, -1]
-        found[name] = float(divergence(wanted, got).mean())
-    best = min(found, key=lambda name: found[name])
-    told = ", ".join(f"{name} {distance:.3g}" for name, distance in found.items())
-    return ways[best], (
-        f"{best} layers; nats from the full step's next token: {told}; measured with "
-        f"{tried.pages} pages of {tried.page} of {rows} rows"
+    found: dict[Groups, float] = {}
+
+    def near(groups: Groups) -> bool:
+        if groups not in found:
+            got = run_sparse(decode, caches, groups, tried, given).outputs[place][:, -1]
+            found[groups] = float(divergence(wanted, got).mean())
+        return found[groups] <= MOST
+
+    paper = published(len(lost), breaks)
+    near(paper)
+    low = dense(paper)
+    high = max(low, len(lost) // 2)
+    if not near(least_loss(lost, low, breaks)):
+        while low < high:
+            middle = (low + high) // 2
+            good = near(least_loss(lost, middle, breaks))
+            low, high = (low, middle) if good else (middle + 1, high)
+        near(least_loss(lost, high, breaks))
+    close = [groups for groups, far in found.items() if far <= MOST]
+    best = min(close or found, key=lambda one: (dense(one) if close else 0, found[one]))
+    whose = "the paper's layers" if best == paper else "layers of least loss"
+    return best, (
+        f"{whose}: {found[best]:.3g} nats from the full step's next token, the paper's "
+        f"{found[paper]:.3g}; measured with {tried.pages} pages of {tried.page} of {rows} rows"
     )
+
+
+def dense(groups: Groups) -> int:
+    """Return how many layers read all rows."""
+    return len(groups.full) + len(groups.select)
 
 
 def breaks_of(plans: Sequence[Plan]) -> list[int]:

@@ -1,9 +1,9 @@
-"""Placement: which layers of decode choose, measured on what its layers attend to.
+"""Placement: which layers of decode read all rows and choose, measured on what layers attend to.
 
 The paper's numbers are read off one model (28 layers: 2 full, then 3 that choose at 2, 14 and 22).
-Here as many layers, by share of shallower depths, read all rows; which of them choose is measured:
-a layer that follows another's choice loses the probability that its heads give, in the mean, to
-rows that are not chosen.  The layers are those of least loss in all, exactly (dynamic programming
+Other depths get them by share.  Which layers do so can be measured: a layer that follows another's
+choice loses the probability that its heads give, in the mean, to rows that are not chosen.  Of so
+many layers that read all rows, those of least loss in all are found exactly (dynamic programming
 over the last that chose, as Kascade, arXiv 2512.16391, places its anchors).
 """
 
@@ -32,8 +32,8 @@ def published(layers: int, breaks: Collection[int] = ()) -> Groups:
     full = full_layers(layers)
     count = max(1, round(len(SELECT) * min(layers, DEPTH) / DEPTH))
     scaled = {max(full, round(depth * layers / DEPTH)) for depth in SELECT[:count]}
-    select = sorted(scaled | {b for b in breaks if full <= b < layers})
-    return Groups(layers, tuple(range(full)), tuple(select))
+    inner = {at for at in breaks if 0 < at < layers}
+    return grouped(layers, {*range(full), *scaled, *inner})
 
 
 def full_layers(layers: int) -> int:
@@ -46,18 +46,18 @@ def full_layers(layers: int) -> int:
     return min(max(1, round(FULL * layers / DEPTH)), layers - 2)
 
 
-def least_loss(lost: Sequence[Sequence[float]], breaks: Collection[int] = ()) -> Groups:
-    """Return as many layers as ``published`` that choose, of least loss.
+def least_loss(lost: Sequence[Sequence[float]], dense: int, breaks: Collection[int] = ()) -> Groups:
+    """Return groups of which ``dense`` layers read all rows, of least loss; ties go to early ones.
 
-    ``lost[j][i]`` is what layer i loses with layer j's choice.  Ties go to earlier layers.
+    ``lost[j][i]`` is what layer i loses with layer j's choice.  Layers in front of the first that
+    chooses, and those that none follows, are full.
     """
     layers = len(lost)
-    example = published(layers, breaks)
-    first, forced = len(example.full), {b for b in breaks if len(example.full) <= b < layers}
+    forced = {at for at in breaks if 0 < at < layers}
 
     @cache
     def best(depth: int, source: int, left: int) -> tuple[float, tuple[int, ...]]:
-        """Return the least loss of the layers from ``depth`` on, and those of them that choose."""
+        """Return the least loss from ``depth`` on, and the layers there that read all rows."""
         if depth == layers:
             return (0.0 if left == 0 else float("inf")), ()
         options = []
@@ -69,8 +69,15 @@ def least_loss(lost: Sequence[Sequence[float]], breaks: Collection[int] = ()) ->
             options.append((loss + lost[source][depth], chosen))
         return min(options, default=(float("inf"), ()))
 
-    _, select = best(first, -1, len(example.select))
-    return Groups(layers, example.full, select)
+    _, whole = best(0, -1, max(dense, 1 + len(forced)))
+    return grouped(layers, whole)
+
+
+def grouped(layers: int, dense: Collection[int]) -> Groups:
+    """Return groups of the layers that read all rows: those choose that a sparse one follows."""
+    select = [depth for depth in dense if depth + 1 < layers and depth + 1 not in dense]
+    full = [depth for depth in dense if depth not in select]
+    return Groups(layers, tuple(sorted(full)), tuple(sorted(select)))
 
 
 def losses(probabilities: Sequence[Tensor], pages: Pages) -> list[list[float]]:

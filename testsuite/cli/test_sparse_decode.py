@@ -60,7 +60,7 @@ def test_the_manifest_the_plan_and_explain_say_what_is_sparse(built: Built, capf
     sparse = manifest.sparse
     assert manifest.status == "ok" and sparse is not None
     assert (sparse.full, sparse.rows, sparse.page, sparse.pages) == ((0,), 48, 4, 6)
-    assert "nats from the full step's next token: published" in sparse.note
+    assert "nats from the full step's next token, the paper's" in sparse.note
     gates = [gate.gate for gate in manifest.gates]
     assert gates.count("sparse") == 2 and "sparse identity" in gates
     plan = Plan.from_toml((built.made.folder / "plan.toml").read_text())

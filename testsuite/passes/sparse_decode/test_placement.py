@@ -11,7 +11,13 @@ from tokopt.ir.errors import InputError, TokoptError, UnsupportedError
 from tokopt.passes.sparse_decode.groups import Groups
 from tokopt.passes.sparse_decode.pages import Pages
 from tokopt.passes.sparse_decode.pays import paying_rows
-from tokopt.passes.sparse_decode.placement import least_loss, losses, measured_pages, published
+from tokopt.passes.sparse_decode.placement import (
+    grouped,
+    least_loss,
+    losses,
+    measured_pages,
+    published,
+)
 
 
 def test_at_the_published_depth_the_layers_are_the_papers() -> None:
@@ -27,22 +33,28 @@ def test_every_depth_has_layers_of_each_kind(layers: int) -> None:
     assert sorted([*groups.full, *groups.select, *groups.sparse]) == list(range(layers))
 
 
-def test_the_layers_of_least_loss_are_those_that_trying_all_finds() -> None:
-    layers = 9
+@pytest.mark.parametrize("dense", [1, 2, 3, 5])
+def test_the_layers_of_least_loss_are_those_that_trying_all_finds(dense: int) -> None:
+    layers = 8
     for seed in range(5):
         lost = torch.rand(layers, layers, generator=torch.Generator().manual_seed(seed)).tolist()
-        first, count = published(layers).full, len(published(layers).select)
         found = []
-        for select in combinations(range(len(first), layers), count):
-            if select[0] == len(first):
-                groups = Groups(layers, first, select)
+        for whole in combinations(range(layers), dense):
+            if whole[0] == 0:
+                groups = grouped(layers, whole)
                 total = sum(lost[source][depth] for depth, source in groups.source.items())
-                found.append((total, select))
-        assert least_loss(lost).select == min(found)[1]
+                found.append((total, whole))
+        got = least_loss(lost, dense)
+        assert tuple(sorted([*got.full, *got.select])) == min(found)[1]
+
+
+def test_layers_that_none_follows_do_not_choose() -> None:
+    groups = grouped(8, [0, 1, 4, 7])
+    assert (groups.full, groups.select, groups.sparse) == ((0, 7), (1, 4), (2, 3, 5, 6))
 
 
 def test_no_layer_follows_a_choice_across_a_stage_that_drops_rows() -> None:
-    for groups in (published(12, [5]), least_loss([[0.0] * 12] * 12, [5])):
+    for groups in (published(12, [5]), least_loss([[0.0] * 12] * 12, 1, [5])):
         assert groups.torn([5]) is None
     assert Groups(12, (0,), (1,)).torn([5]) == 5
 
