@@ -27,6 +27,8 @@ from tokopt.ir.errors import InputError
 from tokopt.targets.signature import Signature
 
 ANSWER, KIND, KINDS = "answer", "kind", "kinds"
+ANSWERED = "answered"
+"""Of samples to calibrate on: how many tokens at the prompt's end are an answer, int64 [n]."""
 WHOLE = "all"
 """The kind of samples whose file tells none."""
 
@@ -40,6 +42,7 @@ class DataFile:
     kinds: tuple[str, ...] | None
     has_kinds: bool
     labelled: bool = True
+    answered: bool = False
 
     def batches(self, signature: Signature, size: int, limit: int) -> Iterator[Batch]:
         """Yield up to ``limit`` samples, ``size`` at a time, that fit the program."""
@@ -49,9 +52,12 @@ class DataFile:
             with _opened(self.path) as file:
                 inputs = {s.name: file.get_slice(s.name)[part] for s in signature.inputs}
                 answers = file.get_slice(ANSWER)[part] if self.labelled else None
+                lengths = file.get_slice(ANSWERED)[part] if self.answered else None
                 numbers = file.get_slice(KIND)[part].tolist() if self.has_kinds else None
             try:
-                inputs = fitting_inputs(padded(inputs, least), signature)
+                inputs = dict(fitting_inputs(padded(inputs, least), signature))
+                if lengths is not None:
+                    inputs |= padded({ANSWERED: lengths}, least)
             except InputError as error:
                 error.where = f"{self.path}: {error.where}" if error.where else str(self.path)
                 raise
@@ -96,11 +102,12 @@ def _data_file(path: Path, names: list[str], labelled: bool) -> DataFile:
         text = (file.metadata() or {}).get(KINDS)
     needed = [*names, ANSWER] if labelled else names
     missing = [name for name in needed if name not in shapes]
-    unknown = [name for name in shapes if name not in (*names, ANSWER, KIND)]
+    extra = (ANSWER, KIND) if labelled else (ANSWER, KIND, ANSWERED)
+    unknown = [name for name in shapes if name not in (*names, *extra)]
     if missing or unknown:
         what = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
         raise InputError(what, where=str(path), expected=_layout(names))
-    for name in {ANSWER, KIND} & set(shapes) - set(names):
+    for name in set(extra) & set(shapes) - set(names):
         if len(shapes[name]) != 1 or dtypes[name] != "I64":
             what = f"{name!r} is {dtypes[name]} {shapes[name]}"
             raise InputError(what, where=str(path), expected="int64 [n]")
@@ -112,7 +119,8 @@ def _data_file(path: Path, names: list[str], labelled: bool) -> DataFile:
         what = f"{odd!r} has {counts[odd]} samples and {first!r} {count}" if odd else "no samples"
         raise InputError(what, where=str(path), expected="the samples along dim 0 of every tensor")
     kinds = None if text is None else tuple(part.strip() for part in text.split(","))
-    return DataFile(path, count, kinds, KIND in shapes and KIND not in names, labelled)
+    answered = ANSWERED in shapes and ANSWERED not in names
+    return DataFile(path, count, kinds, KIND in shapes and KIND not in names, labelled, answered)
 
 
 @contextmanager

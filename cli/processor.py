@@ -64,9 +64,15 @@ def ending_tokens(name: str, processor: Any) -> set[int]:
 
 
 def prompt_inputs(
-    images: Sequence[Path], prompt: str | None, processor: Processor, signature: Signature
+    images: Sequence[Path],
+    prompt: str | None,
+    processor: Processor,
+    signature: Signature,
+    answer: str = "",
 ) -> dict[str, Tensor]:
     """Return what a processor makes of one prompt's pictures, as far as the program takes it.
+
+    ``answer`` is text behind the prompt.
 
     Raises ``InputError`` for a picture that cannot be read and what the processor does not take.
     """
@@ -74,7 +80,7 @@ def prompt_inputs(
     if images:
         asked["images"] = [_picture(path) for path in images]
     if prompt is not None:
-        asked["text"] = _templated(prompt, len(images), processor)
+        asked["text"] = _templated(prompt, len(images), processor) + answer
     try:
         given = processor(**asked)
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:

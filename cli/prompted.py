@@ -4,8 +4,9 @@ A folder with one or more ``*.jsonl`` files, a sample on each line::
 
     {"image": "a.png", "prompt": "what is this?"}
 
-``image`` may be a list, and a picture named by several lines; paths begin at the folder.  Each
-sample is a prompt without padding; neighbours of equal sizes run together.
+A line may have an ``answer`` as well, which the prompt is made to end in: plans are then judged at
+each of its tokens too.  ``image`` may be a list, and a picture named by several lines; paths begin
+at the folder.  Each sample is a prompt without padding; neighbours of equal sizes run together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.eval_batch import batch_range, batch_size, padded
+from tokopt.cli.eval_data import ANSWERED
 from tokopt.cli.inputs import fitting_inputs
 from tokopt.cli.processor import Processor, prompt_inputs
 from tokopt.ir.errors import InputError
@@ -51,6 +53,9 @@ def prompted(
             images = [Path(folder) / str(name) for name in names]
             inputs = prompt_inputs(images, line.get("prompt"), processor, signature)
             fitting_inputs(inputs if size == 1 else padded(inputs, least), signature)
+            if "answer" in line:
+                inputs, lengths = answered(images, line, processor, signature)
+                inputs[ANSWERED] = lengths
         except InputError as error:
             error.where = f"{where}: {error.where}" if error.where else where
             raise
@@ -60,13 +65,36 @@ def prompted(
     if size == 1:
         return made
     found: list[tuple[dict[str, Tensor], str]] = []
-    for _, same in groupby(made, lambda one: [value.shape[1:] for value in one[0].values()]):
+    for _, same in groupby(
+        made, lambda one: [(name, value.shape[1:]) for name, value in one[0].items()]
+    ):
         group = list(same)
         for start in range(0, len(group), size):
             part = group[start : start + size]
             whole = {k: torch.cat([inputs[k] for inputs, _ in part]) for k in part[0][0]}
             found.append((padded(whole, least), part[0][1]))
     return found
+
+
+def answered(
+    images: list[Path], line: dict[str, Any], processor: Processor, signature: Signature
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the inputs of a prompt that ends in its answer, and how many tokens that is."""
+    prompt, answer = line.get("prompt", ""), line["answer"]
+    alone = prompt_inputs(images, prompt, processor, signature)
+    whole = prompt_inputs(images, prompt, processor, signature, answer)
+    longer = next(
+        (n for n in alone if alone[n].shape != whole[n].shape and _is_ids(whole[n])), None
+    )
+    if longer is None:
+        raise InputError("the answer makes the prompt no longer", expected="an answer of some text")
+    ids, before = whole[longer][0], alone[longer][0]
+    same = int((ids[: len(before)] == before).long().cumprod(0).sum())  # a token may span both
+    return whole, torch.tensor([len(ids) - same])
+
+
+def _is_ids(value: Tensor) -> bool:
+    return value.dtype == torch.int64 and value.dim() == 2
 
 
 def _lines(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -85,6 +113,7 @@ def _lines(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
                 raise InputError(f"not JSON: {error}", where=where, expected=FORM) from error
             if not isinstance(line, dict) or not isinstance(line.get("image"), str | list):
                 raise InputError("there is no image", where=where, expected=FORM)
-            if not isinstance(line.get("prompt", ""), str):
-                raise InputError("the prompt is no text", where=where, expected=FORM)
+            for name in ("prompt", "answer"):
+                if not isinstance(line.get(name, ""), str):
+                    raise InputError(f"the {name} is no text", where=where, expected=FORM)
             yield line, where

@@ -13,6 +13,7 @@ import torch
 from tokopt.cli.asked import Wanted
 from tokopt.cli.calibration import calibration
 from tokopt.cli.console import say, track
+from tokopt.cli.eval_data import ANSWERED
 from tokopt.cli.whole import Whole
 from tokopt.ir.plan import Stage
 from tokopt.passes.budget import spent
@@ -51,6 +52,7 @@ class Searcher:
             if wanted.data is None
             else calibration(self.facts.exported, wanted.data, whole.placeholders, wanted.processor)
         )
+        self.answered = [batch.pop(ANSWERED, None) for batch in self.batches]
         if self.weak and not quiet:
             say(f"warning: {WEAK} (--calibration FILE)")
         self.found: dict[str, Found] = {}
@@ -68,6 +70,7 @@ class Searcher:
             name=self._name(budget, seed, bounded),
             bounded=bounded,
             grid=self.wanted.grid,
+            answered=self.answered,
         )
         effort = EFFORTS[self.wanted.effort].with_trials(self.wanted.trials)
         if self.quiet:
@@ -88,7 +91,8 @@ class Searcher:
     def _name(self, budget: float, seed: int, bounded: Bounded | None) -> str:
         """Return a digest of everything that a judgement depends on."""
         digest = hashlib.sha256()
-        for batch in self.batches:
+        for lengths, batch in zip(self.answered, self.batches, strict=True):
+            digest.update(repr(None if lengths is None else lengths.tolist()).encode())
             for key in sorted(batch):
                 value = batch[key].detach().contiguous().cpu()
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

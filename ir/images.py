@@ -1,14 +1,16 @@
 """Images: how many images the visual rows of a sequence are of, one behind the other.
 
 Visual rows are counted in the order in which they are written into the text.  Where the graph tells
-which picture of the tower's batch each row comes from (``places.py``), and every picture brings
-equally many rows in a row, the number of pictures is known.  Pictures are what the tower sees: an
-image, but also a crop or a frame, where the model takes an image apart before its tower.
+which picture of the tower's batch each row comes from (``places.py``, or as items of the tower),
+and every picture brings equally many rows in a row, the number of pictures is known.  Pictures are
+what the tower sees: an image, but also a crop or a frame, where the model takes an image apart
+before its tower.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.facts import Facts, TokenStack
@@ -33,13 +35,7 @@ def image_count(facts: Facts, stack: TokenStack, quota: Quota) -> int:
                 expected=f"a divisor of {stack.count}",
             )
         return quota
-    try:
-        tiles = facts.places(stack).tile
-    except UnsupportedError as error:
-        raise UnsupportedError(
-            f"quota = image: the graph does not tell which image the rows of {stack.role} are of",
-            hint=_STATE,
-        ) from error
+    tiles = _pictures(facts, stack)
     if bool((tiles < 0).any()):
         raise UnsupportedError(
             f"quota = image: {int((tiles < 0).sum())} of {len(tiles)} visual rows of {stack.role} "
@@ -56,3 +52,22 @@ def image_count(facts: Facts, stack: TokenStack, quota: Quota) -> int:
             hint=_STATE,
         )
     return number
+
+
+def _pictures(facts: Facts, stack: TokenStack) -> Tensor:
+    """Return the picture that each visual row is of, int64 ``[N]``, -1 for rows of none.
+
+    As the rows' places tell, else as items of the tower: packed patches have no place.
+    """
+    try:
+        return facts.places(stack).tile
+    except UnsupportedError as error:
+        fed = facts.feeder(stack)
+        if fed is None:
+            raise UnsupportedError(
+                f"quota = image: the graph does not tell which image the rows of {stack.role} are "
+                "of",
+                hint=_STATE,
+            ) from error
+    arrival = fed[2]
+    return torch.where(arrival.units < 0, -1, arrival.units // arrival.reach.shape[1])

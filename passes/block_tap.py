@@ -32,7 +32,9 @@ def blocks_of_plan(facts: Facts, plan: Plan, methods: Callable[[str], Method]) -
     }
 
 
-def stack_blocks(facts: Facts, stack: TokenStack, method: str) -> Blocks:
+def stack_blocks(
+    facts: Facts, stack: TokenStack, method: str, hint: str = "pdrop reads attention alone"
+) -> Blocks:
     """Return the sub-blocks of a stack's layers, or refuse where some layer tells none."""
     found = find_blocks(stack.stack, facts.dims, facts.dependence)
     bare = next((at for at, blocks in enumerate(found) if not blocks), None)
@@ -41,7 +43,7 @@ def stack_blocks(facts: Facts, stack: TokenStack, method: str) -> Blocks:
             f"{method} reads what the blocks of each layer add to the stream, and layer {bare} of "
             f"{stack.role} does not tell",
             expected="a chain of skip connections, each around products with learned weights",
-            hint="pdrop reads attention alone",
+            hint=hint,
         )
     return found
 

@@ -97,7 +97,7 @@ def reused_of(facts: Facts, plan: Plan) -> Reused | None:
                 expected="stages in the decoder alone",
                 hint="--method stc, divprune or another that is placed there",
             )
-    blocks = stack_blocks(facts, stack, rewrite.name)
+    blocks = stack_blocks(facts, stack, rewrite.name, hint="")
     depths = range(site.depth, len(stack.stack.layers))
     layers = tuple(_layer(facts, stack, rewrite.name, depth, blocks[depth]) for depth in depths)
     if not layers:

@@ -59,7 +59,7 @@ def published_site(facts: Facts, rewrite: Rewrite | Reuse) -> str:
 def _tower(facts: Facts) -> TokenStack:
     """Return the tower that feeds the consumer, or is it; ``UnsupportedError`` without one."""
     fed = facts.feeder(facts.consumer)
-    if fed is not None:
+    if fed is not None and fed[0].role.startswith("vision"):
         return fed[0]
     found = next((stack for stack in facts.stacks if stack.role.startswith("vision")), None)
     if found is None:

@@ -1,6 +1,7 @@
 """Objective: how far a program's answer is from the original's; 0 where it is the same.
 
-For a model with a decoder, at the last prompt token of every item; for a tower alone, of its
+For a model with a decoder, at the last prompt token of every item, and where prompts end in an
+answer at every token that one of the answer follows, in the mean; for a tower alone, of its
 outputs that have no token axis, else of the mean over the rows that are left.
 
     kl       KL(softmax original ‖ softmax other) of the first output, in nats
@@ -12,7 +13,7 @@ Both are means over items, in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,7 +22,13 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from tokopt.ir.facts import Facts, TokenStack
-from tokopt.passes.answer import answer_row, first_output, row_dim, rows_behind
+from tokopt.passes.answer import (
+    answer_rows,
+    check_answered,
+    first_output,
+    row_dim,
+    rows_behind,
+)
 from tokopt.passes.observe import Observation
 from tokopt.passes.search.race import Distances, means
 from tokopt.passes.search.replay import Replay
@@ -34,24 +41,40 @@ DEFAULT: Measure = "kl"
 
 @dataclass(frozen=True)
 class Answer:
-    """What items of a batch answer: ``scores`` ``[B, V]`` of the output, ``state`` ``[B, C]``."""
+    """What items answer: ``scores`` ``[B, T, V]`` of the output, ``state`` ``[B, T, C]``.
+
+    T rows are judged, the last first; those that an item has are ``there``, bool ``[B, T]``.
+    """
 
     scores: Tensor
     state: Tensor
+    there: Tensor
 
 
 class Objective:
     """The original's answers on the batches of a replay, and the distance of others from them.
 
     ``seen`` are observations of the same batches: they tell where padded prompts end.
+    ``answered``: of each batch, how many tokens at each prompt's end are an answer, int64 ``[B]``.
     """
 
-    def __init__(self, facts: Facts, replay: Replay, seen: list[Observation]) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        replay: Replay,
+        seen: list[Observation],
+        answered: Sequence[Tensor | None] = (),
+    ) -> None:
         self.facts, self.replay = facts, replay
         self.decoder = facts.consumer if facts.consumer.role.startswith("decoder") else None
         self._output, self._number = first_output(facts)
         self._state = _state(facts, self.decoder)
         self._behind = [rows_behind(facts, one) for one in seen]
+        self._answered = list(answered) or [None] * len(seen)
+        judged = [self._output, *([] if self._state is None else [self._state])]
+        for one, lengths in zip(seen, self._answered, strict=True):
+            if lengths is not None:
+                check_answered(facts, one, lengths, judged)
         self.reference = list(self.answers(facts.exported))
 
     def answers(self, exported: ExportedProgram, first: int = 0) -> Iterator[Answer]:
@@ -61,8 +84,9 @@ class Objective:
         if self._state is not None:
             names.append(self._state.name)
         found = self.replay.each(exported, names, first)
-        for values, behind in zip(found, self._behind[first:], strict=True):
-            yield self._answer([values[name] for name in names], behind)
+        rows = zip(self._behind, self._answered, strict=True)
+        for values, (behind, lengths) in zip(found, list(rows)[first:], strict=True):
+            yield self._answer([values[name] for name in names], behind, lengths)
 
     def distance(self, exported: ExportedProgram, without: int = 0) -> dict[str, float]:
         """Return how far a program's answers are from the original's, by every measure.
@@ -78,17 +102,24 @@ class Objective:
         for number, got in enumerate(self.answers(exported, without), without):
             wanted = self.reference[number]
             cosine = 1.0 - torch.cosine_similarity(wanted.state, got.state, dim=-1)
-            yield number, {"kl": divergence(wanted.scores, got.scores), "cosine": cosine}
+            rows = {"kl": divergence(wanted.scores, got.scores), "cosine": cosine}
+            there, count = wanted.there, wanted.there.sum(1)
+            yield number, {name: (far * there).sum(1) / count for name, far in rows.items()}
 
-    def _answer(self, values: list[Tensor], behind: Tensor | None) -> Answer:
-        scores = answer_row(self.facts, values[0], self._output, behind)
+    def _answer(
+        self, values: list[Tensor], behind: Tensor | None, answered: Tensor | None
+    ) -> Answer:
+        scores = answer_rows(self.facts, values[0], self._output, behind, answered)
+        lengths = torch.zeros(len(scores), dtype=torch.int64) if answered is None else answered
+        there = torch.arange(scores.shape[1]) <= lengths.unsqueeze(1)
         if self._state is None:
-            return Answer(scores, scores)
-        return Answer(scores, answer_row(self.facts, values[1], self._state, behind))
+            return Answer(scores, scores, there)
+        state = answer_rows(self.facts, values[1], self._state, behind, answered)
+        return Answer(scores, state, there)
 
 
 def divergence(wanted: Tensor, got: Tensor) -> Tensor:
-    """Return KL(softmax wanted ‖ softmax got) of each row, ``[B]``."""
+    """Return KL(softmax wanted ‖ softmax got) of each row, the last dim gone."""
     p, q = torch.log_softmax(wanted, -1), torch.log_softmax(got, -1)
     return (p.exp() * (p - q)).sum(-1)
 

@@ -75,6 +75,7 @@ class Search:
 
     ``bounded``: limits on other numbers than tokens, which every plan judged meets as well.
     ``grid``: of patches, as in ``12x12``, for methods that need one where no graph tells it.
+    ``answered``: of each batch, how many tokens at each prompt's end are an answer, int64 ``[B]``.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Search:
         name: str = "search",
         bounded: Bounded | None = None,
         grid: str | None = None,
+        answered: Sequence[Tensor | None] = (),
     ) -> None:
         if bounded is None:  # limits are counted on the program as it came
             facts = sized(facts, batches)
@@ -103,7 +105,7 @@ class Search:
         self._entropies = average_entropies(seen)
         self._fitted = len(batches) // FITTED
         self._orders = cache(lambda: self._measured(batches, seen))
-        self._objective = Objective(facts, replay, seen)
+        self._objective = Objective(facts, replay, seen, answered)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed, grid)
         self._whole: dict[str, Mapping[int, Distances]] = {}

@@ -63,6 +63,21 @@ def test_neighbours_of_one_length_run_together_in_their_order(folder: Path) -> N
     assert len(prompted(folder, letters, SIGNATURE, 1, 3)) == 3
 
 
+def test_a_prompt_ends_in_its_answer_and_tells_how_many_tokens_that_is(folder: Path) -> None:
+    lines = [("one", "yes"), ("three", "a"), ("two", None)]
+    write(
+        folder,
+        *(
+            {"image": "a.png", "prompt": prompt, **({"answer": answer} if answer else {})}
+            for prompt, answer in lines
+        ),
+    )
+    found = [inputs for inputs, _ in prompted(folder, letters, SIGNATURE, 2, 4)]
+    told = [(bytes(i["input_ids"][0].tolist()), i.get("answered")) for i in found]
+    assert [(ids, n.tolist()) for ids, n in told[:1] if n is not None] == [(b"oneyes", [3, 1])]
+    assert bytes(found[0]["input_ids"][1].tolist()) == b"threea" and told[-1] == (b"two", None)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

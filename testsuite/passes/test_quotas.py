@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from testsuite.passes import gates
+from testsuite.passes.analysed import analysed
 from testsuite.passes.gates import facts_of
 from testsuite.zoo import idefics3
 from testsuite.zoo.tiny import IMAGE
@@ -222,10 +224,20 @@ def test_tiles_are_no_images_and_nothing_is_guessed(
 
     facts, _ = two_images()
     monkeypatch.setattr(Facts, "places", places)
+    monkeypatch.setattr(Facts, "feeder", lambda facts, stack: None)
     with pytest.raises(UnsupportedError, match=said) as refusal:
         image_count(facts, facts.consumer, "image")
     assert "quota = 2" in str(refusal.value.hint)
     assert image_count(facts, facts.consumer, 2) == 2
+
+
+def test_images_packed_into_one_dim_are_told_by_the_items_of_their_tower() -> None:
+    family = analysed("qwen_images")  # patches come packed: no graph says where they were
+    with pytest.raises(UnsupportedError, match="does not tell where in the image"):
+        family.facts.places(family.stack("decoder"))
+    assert image_count(family.facts, family.stack("decoder"), "image") == 2
+    stage = Stage("decoder:1", "stride", 7, quota="image")
+    assert gates.failures(family.facts, (stage,), family.sample.inputs) == []
 
 
 def test_a_budget_with_a_quota_shares_in_the_decoder_and_leaves_the_tower_as_it_is() -> None:

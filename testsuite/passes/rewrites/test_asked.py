@@ -38,3 +38,11 @@ def test_what_is_not_known_is_refused(text: str, message: str) -> None:
 def test_a_model_without_decoder_has_no_attention_to_rewrite() -> None:
     with pytest.raises(TokoptError, match="this model has none"):
         asked_attention(analysed("handvit").facts, "var")
+
+
+def test_reuse_begins_at_the_first_layer_of_the_tower_that_feeds_the_decoder() -> None:
+    assert asked_attention(FACTS, "stc_cacher") == (Attending("vision:0", "stc_cacher"),)
+    (entry,) = asked_attention(FACTS, "stc_cacher{share=0.5 every=4 site=vision:1}")
+    assert entry == Attending("vision:1", "stc_cacher", {"share": 0.5, "every": 4})
+    alone = asked_attention(analysed("dino_short").facts, "stc_cacher")
+    assert alone == (Attending("vision:0", "stc_cacher"),)

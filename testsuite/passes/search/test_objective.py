@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
+from testsuite.passes.analysed import analysed
 from testsuite.passes.families import plan
 from testsuite.passes.search.searched import batches, llava, replay, seen
 
+from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.registry import find_method
+from tokopt.passes.observe import observe
 from tokopt.passes.search.objective import Objective, divergence
+from tokopt.passes.search.replay import Replay
 from tokopt.passes.validate import run_program
 
 
@@ -43,12 +48,37 @@ def test_the_distance_of_a_plan_is_that_of_its_last_rows_in_numpy() -> None:
     assert 0 < found["cosine"] < 2
 
 
+def test_answers_in_prompts_are_judged_at_the_token_before_each_of_theirs() -> None:
+    """Of an item: the mean over its last row and those before its answer's tokens, in numpy."""
+    facts = llava().facts
+    exported = apply_plan(facts.exported, plan("decoder:1 stride 3"), find_method).exported
+    sizes = [len(next(iter(inputs.values()))) for inputs in batches()]
+    lengths = [torch.arange(size) % 2 for size in sizes]  # an answer of one token, or none
+    objective = Objective(facts, replay(), list(seen()), lengths)
+    assert any(int(one.max()) for one in lengths)
+    found = torch.cat([one["kl"] for _, one in objective.distances(exported)])
+    wanted = []
+    for inputs, answered in zip(batches(), lengths, strict=True):
+        logits = [run_program(p, inputs)[0].double().numpy() for p in (facts.exported, exported)]
+        p, q = (np.exp(r) / np.exp(r).sum(-1, keepdims=True) for r in logits)
+        each = (p * (np.log(p) - np.log(q))).sum(-1)
+        wanted += [each[i, -1 - int(n) :].mean() for i, n in enumerate(answered)]
+    assert np.allclose(found.numpy(), wanted, rtol=1e-3)
+
+
+def test_an_answer_longer_than_the_text_and_one_of_a_tower_are_refused() -> None:
+    facts, rows = llava().facts, 10_000
+    sizes = [len(next(iter(inputs.values()))) for inputs in batches()]
+    with pytest.raises(InputError, match="10000 tokens"):
+        Objective(facts, replay(), list(seen()), [torch.full((size,), rows) for size in sizes])
+    vit = analysed("dino")
+    inputs = vit.named(vit.sample.all_inputs[0])
+    with pytest.raises(UnsupportedError, match="tells one row"):
+        some = [observe(vit.facts, inputs)]
+        Objective(vit.facts, Replay(vit.facts.exported, [inputs]), some, [torch.ones(1).long()])
+
+
 def test_a_tower_alone_is_judged_by_what_it_gives_out() -> None:
-    from testsuite.passes.analysed import analysed
-
-    from tokopt.passes.observe import observe
-    from tokopt.passes.search.replay import Replay
-
     vit = analysed("dino")
     inputs = vit.named(vit.sample.all_inputs[0])
     whole = Replay(vit.facts.exported, [inputs])

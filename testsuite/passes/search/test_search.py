@@ -133,7 +133,7 @@ def test_an_order_is_judged_on_other_samples_than_it_was_measured_on() -> None:
     pairs = zip(
         search._objective.reference, search._objective.answers(applied.exported), strict=True
     )
-    each = [(1 - cosine_similarity(a.state, b.state)) for a, b in pairs]
+    each = [(1 - cosine_similarity(a.state[:, 0], b.state[:, 0])) for a, b in pairs]
     assert judged.values["cosine"] == pytest.approx(float(torch.cat(each[1:]).mean()))
     seen = [observe(facts, given[0])]
     wanted = with_orders(
