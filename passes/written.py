@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from tokopt.ir.dead import remove_dead
-from tokopt.ir.dims import arguments_of, operator_name
+from tokopt.ir.dims import arguments_of, is_factory, operator_name
 from tokopt.ir.lengths import same_shape
 from tokopt.ir.trace import call
 
@@ -27,8 +27,8 @@ def unify_written_rows(graph: fx.Graph) -> None:
         if form is None or not isinstance(value, torch.Tensor) or value.dim() != 3:
             continue
         base: Any = node.args[0]
-        if base.op == "placeholder" or not value.is_floating_point():
-            continue
+        if base.op == "placeholder" or is_factory(base) or not value.is_floating_point():
+            continue  # a cache; rows that are put back in order
         with graph.inserting_before(node):
             made = form(graph, **arguments_of(node))
         if made is not None:
