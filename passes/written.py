@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from tokopt.ir.dead import remove_dead
-from tokopt.ir.dims import arguments_of, is_factory, operator_name
+from tokopt.ir.dims import arguments_of, operator_name
 from tokopt.ir.lengths import same_shape
 from tokopt.ir.trace import call
 
@@ -27,7 +27,11 @@ def unify_written_rows(graph: fx.Graph) -> None:
         if form is None or not isinstance(value, torch.Tensor) or value.dim() != 3:
             continue
         base: Any = node.args[0]
-        if base.op == "placeholder" or is_factory(base) or not value.is_floating_point():
+        if (
+            base.op == "placeholder"
+            or operator_name(base) in BLANK
+            or not value.is_floating_point()
+        ):
             continue  # a cache; rows that are put back in order
         with graph.inserting_before(node):
             made = form(graph, **arguments_of(node))
@@ -104,3 +108,9 @@ FORMS = {
     "aten::index_copy": _copy,
 }
 """Operators that write rows, and what makes the other form of a call."""
+
+BLANK = frozenset(
+    f"aten::{name}"
+    for name in "zeros zeros_like new_zeros empty empty_like new_empty full full_like".split()
+)
+"""Operators that make a value that says nothing yet."""
