@@ -20,7 +20,10 @@ aten = torch.ops.aten
 
 
 def unify_written_rows(graph: fx.Graph) -> None:
-    """Rewrite what writes whole rows of ``[B, N, C]`` along N; inputs (caches) are left alone."""
+    """Rewrite what writes whole rows of ``[B, N, C]`` along N, into a value that is there already.
+
+    Inputs (caches) are left alone, and what puts rows back in order, into a blank.
+    """
     for node in list(graph.nodes):
         form = FORMS.get(operator_name(node)) if node.op == "call_function" else None
         value = node.meta.get("val")
