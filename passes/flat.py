@@ -107,7 +107,8 @@ def _row_by_row(node: fx.Node, flat: Mapping[fx.Node, fx.Node]) -> bool:
     tags = getattr(node.target, "tags", ())
     if torch.Tag.pointwise not in tags and operator_name(node) not in PASSES:
         return False
-    shapes = [operand.meta["val"].shape for operand in given if operand not in planes]
+    others = [operand.meta["val"] for operand in given if operand not in planes]
+    shapes = [other.shape for other in others if isinstance(other, torch.Tensor)]
     same = all(same_shape(p.meta["val"].shape[:-1], value.shape[:-1]) for p in planes)
     return same and all(len(shape) < 2 for shape in shapes)
 
@@ -141,7 +142,9 @@ def _adds_planes(node: fx.Node) -> bool:
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
-    return [operand for operand in node.args[:2] if isinstance(operand, fx.Node)]
+    """Return the tensors among a call's first two arguments: sizes are added, too."""
+    first = [operand for operand in node.args[:2] if isinstance(operand, fx.Node)]
+    return [operand for operand in first if isinstance(operand.meta.get("val"), torch.Tensor)]
 
 
 def _has_features(node: fx.Node) -> bool:

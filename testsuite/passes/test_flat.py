@@ -111,3 +111,14 @@ def test_the_sums_of_a_convolutional_network_stay() -> None:
     normal = normalize(capture(randomise(Residual(), 0), (noise(1, 8, 6, 6, seed=1),)))
     sums = [node for node in normal.graph.nodes if operator_name(node) == "aten::add"]
     assert [tuple(node.meta["val"].shape) for node in sums] == [(1, 8, 6, 6)] * 2
+
+
+def test_a_size_that_is_added_to_a_plane_is_no_row() -> None:
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.layer_norm(x + x, (WIDTH,)) + x.shape[0]
+
+    pixels = noise(2, HIGH, WIDE, WIDTH, seed=1)
+    exported = capture(Counted(), (pixels,), ({0: torch.export.Dim("batch", min=2)},))
+    more = torch.cat([pixels, pixels])
+    torch.testing.assert_close(normalize(exported).module()(more), Counted()(more))
