@@ -22,6 +22,7 @@ ELSEWHERE = {"llava", "qwen2_5_vl", "dinov2", "handvit"}
 
 SORTED = "sorts rows by value"
 BARRED: Mapping[str, Mapping[str, str]] = {
+    "got_ocr2": {"vision": "a convolution combines neighbouring rows"},
     "toc3d": {"vision2": SORTED, "vision3": "reduces 36 rows that were regrouped by position"},
     "tokenflex": {"vision": "combines neighbouring rows"},  # 6 rows into 4: windows overlap
 }
