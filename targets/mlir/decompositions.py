@@ -51,7 +51,7 @@ def topk(
 ) -> tuple[Tensor, Tensor]:
     """Take the first ``k`` of a sort; of equal values the lower place (torch leaves it open)."""
     values, order = sort(x, dim, largest)
-    return values.narrow(dim, 0, k), order.narrow(dim, 0, k)
+    return values.narrow(dim, 0, k).contiguous(), order.narrow(dim, 0, k).contiguous()
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
