@@ -93,6 +93,7 @@ class Search:
         grid: str | None = None,
         answered: Sequence[Tensor | None] = (),
     ) -> None:
+        self._archived = facts
         if bounded is None:  # limits are counted on the program as it came
             facts = sized(facts, batches)
         methods = {name: one for name, one in methods.items() if "text" not in one.roles}
@@ -163,12 +164,19 @@ class Search:
             else:
                 propose = partial(self._proposed, trial, start)
                 plan = self.bounded.find(propose, self._apply)
+            self._refuse(plan)
         except (UnsupportedError, BudgetError, InputError) as refusal:
-            why = str(refusal)
+            plan, why = None, str(refusal)
         judged = Judged(trial.number, start, plan, {}, why)
         if plan is not None:
             judged = self._judge(judged, plan)
         self._study.tell(trial, self.measure, judged)
+
+    def _refuse(self, plan: Plan) -> None:
+        """Refuse what only the samples' sizes allow: what remembers asks for constant ones."""
+        remembers = any(self.methods[stage.method].state for stage in plan.stages)
+        if remembers and self._archived is not self.facts:
+            apply_plan(self._archived.exported, plan, self.methods.__getitem__)
 
     def _proposed(self, trial: Trial, start: str, share: Fraction) -> Plan:
         """Return the plan of a trial at a share of the tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from testsuite.passes.search.searched import batches, llava
 
@@ -9,6 +11,7 @@ from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.run_program import run_program
+from tokopt.passes.search.search import Effort, Search
 from tokopt.passes.search.sized import sized
 
 PLAN = Plan((Stage("decoder:2", "fastv", 6),))
@@ -38,3 +41,11 @@ def test_a_size_in_which_batches_differ_stays_free() -> None:
         items, *rest = nodes[name].meta["val"].shape
         assert not isinstance(items, int) and tuple(rest) == tuple(value.shape[1:])
     assert sized(facts, []) is facts
+
+
+def test_what_only_the_samples_sizes_allow_is_refused() -> None:
+    methods = {name: find_method(name) for name in ("stc", "stride")}
+    search = Search(llava().facts, batches(), Fraction(1, 4), methods)
+    found = search.run(Effort(trials=0, draws=1, fresh=1))
+    why = {judged.origin: judged.why for judged in found.judged}
+    assert why["stride"] == "" and "their number is free" in why["stc"]
