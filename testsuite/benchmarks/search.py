@@ -32,6 +32,7 @@ import tokopt
 from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import answers
 from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.order import ORDER
@@ -112,10 +113,10 @@ def plain_seconds(facts: Facts, search: Search, found: Found) -> float:
     plans = judged[:: -(-len(judged) // PLAIN)]
     start = time.process_time()
     for plan in plans:
-        exported = apply_plan(facts.exported, plan, find_method).exported
+        applied = apply_plan(facts.exported, plan, find_method)
         for inputs in search._objective.replay.batches:
             run_program(facts.exported, inputs)
-            run_program(exported, inputs)
+            run_program(applied.exported, with_memory(applied.memory, inputs))
     return (time.process_time() - start) / len(plans)
 
 
@@ -158,7 +159,8 @@ def told_plan(plan: Plan) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| model | budget | plan found | accuracy | best method | plans | processor s a plan (plain loop) |",
+        "| model | budget | plan found | accuracy | best method | plans "
+        "| processor s a plan (plain loop) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -198,8 +200,8 @@ def beside(rows: list[dict[str, Any]]) -> str:
             "",
             f"Spearman of nearness with accuracy over the methods: {orders}; "
             f"of retained flow with nearness (cosine): {row['flow_to_distance']}. "
-            f"{row['judged']} plans in {row['seconds']} processor s, searched on {row['samples']} samples "
-            f"with {row['trials']} trials."
+            f"{row['judged']} plans in {row['seconds']} processor s, searched on "
+            f"{row['samples']} samples with {row['trials']} trials."
             + (f" Same seed, same plan: {row['again']}." if "again" in row else ""),
         ]
         parts.append("\n".join(lines))
