@@ -251,6 +251,7 @@ def written() -> list[dict[str, Any]]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     """Write what was measured so far."""
+    rows = sorted(rows, key=lambda row: (row["model"], -row["budget"]))
     data = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
