@@ -41,8 +41,9 @@ LEFT = {
 
 CONVOLUTIONS = {f"aten::{n}" for n in ("conv1d", "conv2d", "conv3d", "convolution")}
 ATTENTION = "aten::scaled_dot_product_attention"
-ATTENTION_ROWS = "tokopt::attention_rows"
-COUNTED = {*LEFT, *CONVOLUTIONS, ATTENTION, ATTENTION_ROWS, "aten::linear", "aten::einsum"}
+ATTENTION_ROWS, SEGMENTED = "tokopt::attention_rows", "tokopt::segmented_mean"
+OWN = {ATTENTION_ROWS, SEGMENTED}
+COUNTED = {*LEFT, *CONVOLUTIONS, *OWN, ATTENTION, "aten::linear", "aten::einsum"}
 
 Shape = Callable[[fx.Node], Sequence[int]]
 
@@ -195,6 +196,8 @@ def macs_of(node: fx.Node, shape: Shape) -> int:
         return prod(out[:-1]) * value[-2] * (query[-1] + value[-1])
     if name == ATTENTION_ROWS:
         return prod(out) * shape(given["query"])[-1]
+    if name == SEGMENTED:  # as a product of matrices: what targets without the kernel run
+        return prod(out) * shape(given["values"])[1]
     if name == "aten::einsum":
         letters = given["equation"].split("->")[0].replace(" ", "").split(",")
         known = zip(letters, given["tensors"], strict=True)

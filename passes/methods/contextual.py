@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tokopt.passes.methods.fold import (
     first_rows,
-    mean_of_assigned,
+    has_any,
     nearest,
     rows_at,
+    segmented_mean,
     stays,
     written,
 )
@@ -46,7 +47,8 @@ def folded(taps: Taps, stay: Tensor, attention: Tensor, metric: Tensor, count: i
     at = stay.gather(1, places)
     goes = taps.candidates & ~stays(taps, stay)
     to = nearest(metric, rows_at(metric, at), target.gather(1, at))
-    mean, taken = mean_of_assigned(taps.hidden, to, count, goes.float())
+    mean = segmented_mean(taps.hidden, to, goes.float(), count)
+    taken = has_any(to, count, goes.float())
     old = rows_at(rows, places)
     return written(rows, places, torch.where(taken, old.float() + mean, old.float()))
 

@@ -17,7 +17,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.fold import mean_of_assigned, rows_at
+from tokopt.passes.methods.fold import rows_at, segmented_mean
 from tokopt.passes.methods.method import Method, Taps
 from tokopt.passes.methods.schedules import before_decoder
 
@@ -35,7 +35,7 @@ def combine(taps: Taps, stay: Tensor) -> Tensor:
     """Return the rows that stay, each the mean of its cell."""
     cell = _cells(taps)
     inside = (cell >= 0).float()
-    mean, _ = mean_of_assigned(taps.hidden, cell, taps.keep, inside)
+    mean = segmented_mean(taps.hidden, cell, inside, taps.keep)
     rows, at = rows_at(taps.hidden, stay), cell.gather(1, stay)
     alone = (cell.unsqueeze(1) == at.unsqueeze(-1)).sum(-1) == 1
     cells = rows_at(mean, at.clamp_min(0)).to(rows.dtype)

@@ -9,8 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokopt.ir.dialect import OPS
 from tokopt.passes.methods.method import Taps
 from tokopt.passes.methods.rows import TINY
+
+segmented_mean = OPS["segmented_mean"].overload
+"""``tokopt::segmented_mean``: what merging and recycling add up."""
 
 
 def stays(taps: Taps, stay: Tensor) -> Tensor:
@@ -48,18 +52,14 @@ def normalised(values: Tensor) -> Tensor:
     return whole / whole.square().sum(-1, keepdim=True).sqrt().clamp_min(TINY)
 
 
-def mean_of_assigned(
-    values: Tensor, target: Tensor, count: int, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean of the rows assigned to each of ``count`` targets, ``[B, C, d]``.
+def has_any(target: Tensor, count: int, weight: Tensor) -> Tensor:
+    """Return which of ``count`` segments have a row of some weight, bool ``[B, C, 1]``.
 
-    ``target`` is int64 ``[B, N]``, ``weight`` ``[B, N]`` (0: not assigned).  The second result says
-    which targets have any, bool ``[B, C, 1]``; those that have none get zeros.
+    ``target`` and ``weight`` are those of ``segmented_mean``.
     """
-    numbers = torch.arange(count, device=target.device)
-    shares = (target.unsqueeze(1) == numbers.reshape(1, -1, 1)) * weight.unsqueeze(1)
-    total = shares.sum(-1, keepdim=True)
-    return (shares @ values.float()) / total.clamp_min(TINY), total > 0
+    numbers = torch.arange(count, device=target.device).reshape(1, -1, 1)
+    own = (target.unsqueeze(1) == numbers) & (weight > 0).unsqueeze(1)
+    return own.any(-1, keepdim=True)
 
 
 def written(rows: Tensor, places: Tensor, values: Tensor) -> Tensor:

@@ -26,7 +26,14 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.clustering import density_peaks, distances
-from tokopt.passes.methods.fold import first_rows, mean_of_assigned, rows_at, stays, written
+from tokopt.passes.methods.fold import (
+    first_rows,
+    has_any,
+    rows_at,
+    segmented_mean,
+    stays,
+    written,
+)
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 from tokopt.passes.methods.question import question_rows
 from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
@@ -62,8 +69,8 @@ def combine(taps: Taps, stay: Tensor) -> Tensor:
     pool = top_rows(rating, goes | recycled, _pool(taps))
     centres = rows_at(taps.hidden, stay.gather(1, places))
     nearest = torch.argmin(distances(taps.hidden, centres), dim=-1)
-    mean, _ = mean_of_assigned(taps.hidden, nearest, count, pool.float())
-    _, several = mean_of_assigned(taps.hidden, nearest, count, (pool & ~recycled).float())
+    mean = segmented_mean(taps.hidden, nearest, pool.float(), count)
+    several = has_any(nearest, count, (pool & ~recycled).float())
     return written(rows, places, torch.where(several, mean, rows_at(rows, places).float()))
 
 

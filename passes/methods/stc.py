@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.fold import mean_of_assigned, normalised, rows_at
+from tokopt.passes.methods.fold import normalised, rows_at, segmented_mean
 from tokopt.passes.methods.method import FEATURES, ITEMS, Method, Taps
 from tokopt.passes.methods.schedules import before_decoder
 
@@ -38,7 +38,7 @@ def score(taps: Taps) -> Tensor:
     places = taps.want_places("stc")
     rows = normalised(taps.hidden)
     inside = (taps.candidates & (places.tile >= 0)).float()
-    frames, _ = mean_of_assigned(rows, places.tile, places.shape[0], inside)
+    frames = segmented_mean(rows, places.tile, inside, places.shape[0])
     memory = normalised(_mean(taps, rows)[0])
     alike = _kernel(rows - rows_at(frames, places.tile.clamp_min(0)))
     new = ABOVE - alike - _kernel(rows - memory.unsqueeze(1))

@@ -20,7 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokopt.passes.methods.fold import first_rows, mean_of_assigned, normalised, rows_at, stays
+from tokopt.passes.methods.fold import (
+    first_rows,
+    has_any,
+    normalised,
+    rows_at,
+    segmented_mean,
+    stays,
+)
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps
 from tokopt.passes.methods.rows import rank_of
 
@@ -40,8 +47,8 @@ def combine(taps: Taps, stay: Tensor) -> Tensor:
     sizes, goes = taps.want_sizes(), taps.candidates & ~stays(taps, stay)
     among, target = _assigned(taps)
     weight = torch.where(goes | among, sizes, 0.0)
-    mean, _ = mean_of_assigned(taps.hidden, target, _count(taps), weight)
-    _, taken = mean_of_assigned(taps.hidden[..., :1], target, _count(taps), goes.float())
+    mean = segmented_mean(taps.hidden, target, weight, _count(taps))
+    taken = has_any(target, _count(taps), goes.float())
     number = rank_of(among).gather(1, stay).clamp_min(0)
     made = among.gather(1, stay).unsqueeze(-1) & (rows_at(taken.float(), number) > 0)
     rows = rows_at(taps.hidden, stay)

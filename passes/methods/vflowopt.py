@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from tokopt.passes.methods.entropy import grey_entropy
-from tokopt.passes.methods.fold import mean_of_assigned, rows_at
+from tokopt.passes.methods.fold import has_any, rows_at, segmented_mean
 from tokopt.passes.methods.method import Method, Placement, Setting, Taps, TowerTap
 from tokopt.passes.methods.received import received
 from tokopt.passes.methods.rows import LOWEST, TINY, several, top_rows
@@ -64,7 +64,8 @@ def combine(taps: Taps, stay: Tensor) -> Tensor:
     kept, cells, cell = _recycled(taps, importance)
     count = _cell_count(taps)
     rest = taps.candidates & ~kept & (cell >= 0)
-    mean, made = mean_of_assigned(taps.hidden, cell, count, torch.where(rest, importance, 0.0))
+    weight = torch.where(rest, importance, 0.0)
+    mean, made = segmented_mean(taps.hidden, cell, weight, count), has_any(cell, count, weight)
     own, at = cells.gather(1, stay), cell.gather(1, stay).clamp_min(0)
     full = (_members(cell, rest, count) > 1).unsqueeze(-1) & made
     written = own.unsqueeze(-1) & (rows_at(full.float(), at) > 0)

@@ -142,7 +142,7 @@ def _with_examples(exported: ExportedProgram) -> Iterator[None]:
             node.meta["val"] = value
 
 
-KERNELS = frozenset({"attention_rows", "cached_attention", "select"})
+KERNELS = frozenset({"attention_rows", "cached_attention", "segmented_mean", "select"})
 """The dialect operators ``targets/kernels`` has kernels for, known without importing Triton."""
 
 TARGETS: tuple[Target, ...] = (

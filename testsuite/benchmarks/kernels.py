@@ -35,11 +35,20 @@ def rows_of(model: str, heads: int, own: int, rows: int, keys: int, width: int) 
             "shapes": [[1, heads, rows, width], [1, own, keys, width]]}  # fmt: skip
 
 
+def means_of(model: str, rows: int, columns: int, count: int) -> dict[str, Any]:
+    """Return one case of ``segmented_mean`` in half precision; every row is in some segment."""
+    return {"name": "segmented_mean", "case": f"{model}: {rows} rows of {columns} into {count}",
+            "shapes": [[1, rows, columns]], "total": count}  # fmt: skip
+
+
 CASES = [
     rows_of("ViT-L/14-336, class row", 16, 16, 1, 577, 64),
     rows_of("LLaVA-1.5-7B, last row", 32, 32, 1, 640, 128),
     rows_of("LLaVA-NeXT-7B, last row", 32, 32, 1, 2944, 128),
     rows_of("Qwen2.5-VL-7B, 32 text rows", 28, 4, 32, 4160, 128),
+    means_of("ViT-L/14-336, tower", 577, 1024, 58),
+    means_of("LLaVA-1.5-7B, entry", 576, 4096, 58),
+    means_of("LLaVA-NeXT-7B, entry", 2880, 4096, 288),
     {"name": "select", "case": "58 of 576", "shapes": [[1, 576]], "total": 58},
     {"name": "select", "case": "288 of 2880", "shapes": [[1, 2880]], "total": 288},
     {"name": "select", "case": "8 items, 410 of 4096", "shapes": [[8, 4096]], "total": 410},
@@ -52,6 +61,9 @@ def operands(case: dict[str, Any], device: str) -> tuple[Any, ...]:
     drawn = [torch.randn(shape, generator=generator).to(device) for shape in case["shapes"]]
     if case["name"] == "select":
         return drawn[0], torch.ones_like(drawn[0], dtype=torch.bool), case["total"]
+    if case["name"] == "segmented_mean":
+        target = torch.randint(case["total"], case["shapes"][0][:2], generator=generator)
+        return drawn[0].half(), target.to(device), target.to(device) * 0.0 + 1.0, case["total"]
     query, key = (one.half() for one in drawn)
     return query, key, None, query.shape[-1] ** -0.5
 

@@ -55,6 +55,16 @@ def restored(x: Tensor, index: Tensor, length: int, dim: int, lead: list[int]) -
     return out
 
 
+def averaged(values: Tensor, target: Tensor, weight: Tensor, count: int) -> np.ndarray:
+    rows, own, counts = values.double().numpy(), target.numpy(), weight.double().numpy()
+    out = np.zeros((len(rows), count, rows.shape[2]))
+    for item, segment in product(range(len(rows)), range(count)):
+        members = [n for n in range(rows.shape[1]) if own[item, n] == segment and counts[item, n]]
+        if members:
+            out[item, segment] = np.average(rows[item, members], 0, counts[item, members])
+    return out
+
+
 def selected(scores: Tensor, candidates: Tensor, total: int) -> np.ndarray:
     values, free = scores.numpy(), candidates.numpy()
     out = np.zeros((*values.shape[:-1], total), np.int64)

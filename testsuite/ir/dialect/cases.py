@@ -113,10 +113,25 @@ CACHED: dict[str, tuple[Any, ...]] = {
     ),
 }
 
+FIVE = numbers(2, 5, 4).sin()
+TO = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+EACH = torch.ones(2, 5)
+
+SEGMENTED: dict[str, tuple[Any, ...]] = {
+    "one segment has all, one none": (FIVE, TO, EACH, 2),
+    "one row each": (FIVE, torch.tensor([[4, 3, 2, 1, 0]] * 2), EACH * 7, 5),
+    "rows of no segment": (FIVE, TO.masked_fill(TO == 0, -1), EACH, 2),
+    "targets beyond": (FIVE, TO + 1, EACH, 2),
+    "weights of all sizes": (FIVE, TO, numbers(2, 5).cos().abs() ** 9 * 1e-3, 3),
+    "halves": (FIVE.half(), TO, EACH / 3, 2),
+    "strided operands": (FIVE.transpose(1, 2), TO.T[:4, :1].T.expand(2, 4), EACH.T[:4].T, 2),
+}
+
 CASES = {
     "attention_rows": ATTENTION_ROWS,
     "cached_attention": CACHED,
     "gather": GATHER,
     "restore": RESTORE,
+    "segmented_mean": SEGMENTED,
     "select": SELECT,
 }

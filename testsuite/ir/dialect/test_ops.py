@@ -24,9 +24,10 @@ MEANING = {
     "cached_attention": by_hand.cached,
     "gather": by_hand.gathered,
     "restore": by_hand.restored,
+    "segmented_mean": by_hand.averaged,
     "select": by_hand.selected,
 }
-ROUNDED = {"attention_rows": 2e-6, "cached_attention": 1e-5}
+ROUNDED = {"attention_rows": 2e-6, "cached_attention": 1e-5, "segmented_mean": 1e-6}
 """The relative error of operators that compute; the others move rows and are exact."""
 EVERY = [
     *((name, f"sample {i}", s) for name in OPS for i, s in enumerate(OPS[name].samples())),

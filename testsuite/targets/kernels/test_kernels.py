@@ -10,6 +10,7 @@ import pytest
 import torch
 from testsuite.ir.dialect.cases import CASES
 from testsuite.ir.dialect.test_ops import assert_means
+from testsuite.passes.families import rewritten
 from torch import Tensor
 
 from tokopt.ir.dialect import OPS
@@ -49,6 +50,24 @@ def test_select_counts_across_its_blocks(rows: int) -> None:
         got = kernels()["select"].module.launch(direct, scores, free, total)
         order = np.lexsort([np.broadcast_to(np.arange(rows), [2, rows]), -scores, free], axis=-1)
         np.testing.assert_array_equal(got, np.sort(order[:, :total]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "count", "dtype"),
+    [(1023, 7, 5, torch.float32), (1025, 257, 3, torch.float16), (40, 256, 40, torch.bfloat16)],
+)
+def test_segmented_mean_crosses_its_blocks_and_gives_the_same_bits_twice(
+    rows: int, columns: int, count: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    values = torch.randn(2, rows, columns, generator=generator).to(dtype)
+    target = torch.randint(-1, count + 1, [2, rows], generator=generator)
+    weight = torch.rand(2, rows, generator=generator).where(target % 3 > 0, 0.0)
+    args = (values, target, weight, count)
+    kernel = kernels()["segmented_mean"].module
+    found = kernel.launch(direct, *args)
+    assert_means("segmented_mean", found, args)
+    assert torch.equal(kernel.launch(direct, *args), found)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +116,13 @@ def test_cached_attention_joins_its_blocks(
     got = kernels()["cached_attention"].module.launch(direct, *args)
     wanted = OPS["cached_attention"].overload(*args)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["vision:end visionzip 9", "vision:2 tome 18"])
+def test_what_is_folded_is_the_kernels_segmented_mean(text: str) -> None:
+    folded = with_kernels(rewritten("handvit_short", text).applied.exported)
+    called = [str(node.target) for node in folded.graph.nodes]
+    assert called.count("tokopt_triton.segmented_mean.default") == 1
 
 
 def test_moved_bytes_are_those_of_the_operands_and_the_result() -> None:
