@@ -45,7 +45,7 @@ def fewest_bits(
         if len(gone) < len(now):
             break
     kept = [stored[name].layers[layer].kept for layer, name in now.items()]
-    names = [(one["key"].format.name, one["value"].format.name) for one in kept]  # with outliers
+    names = [(one["key"].format.text, one["value"].format.text) for one in kept]  # with outliers
     return tuple(Caching(layer, *pair) for layer, pair in enumerate(names))
 
 
@@ -88,7 +88,7 @@ class _Trial:
     def _read(self, cache: StoredCache, number: int, side: Side) -> Tensor:
         layer = cache.layers[number]
         kept, rows = layer.kept[side], self.given[layer.caches.side(side).input]
-        return kept.read(rows.dtype, kept.store(rows, kept.constants), kept.constants)
+        return kept.format.dequantize(side, kept.stored(rows), kept.constants).to(rows.dtype)
 
     def lost(self, formats: Mapping[int, str]) -> float:
         """Return the mean divergence of the next token with each layer in a format."""

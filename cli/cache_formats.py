@@ -20,8 +20,8 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.plan import Caching
 from tokopt.passes.kv.format import Side
 from tokopt.passes.kv.half import Half
+from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.layer import OTHER, chosen_layer
-from tokopt.passes.kv.program import Kept
 from tokopt.passes.kv.registry import find_format
 from tokopt.passes.kv.samples import Rotary, Samples
 from tokopt.passes.kv.stored import bytes_per_token
@@ -71,12 +71,17 @@ def _counted(
     layer: LayerCache, kept: Mapping[Side, Kept], rows: Mapping[str, Tensor], note: str
 ) -> StoredLayer:
     """Count what a row costs, from the tensors that it becomes."""
-    stored, full = 0.0, 0.0
+    stored, full, window = 0.0, 0.0, 0
     for side, one in kept.items():
-        seen = rows[layer.side(side).input]
-        stored += bytes_per_token({"": one.store(seen, one.constants)}, seen)
+        seen, windowed = rows[layer.side(side).input], one.windowed
+        if windowed is None:
+            stored += bytes_per_token({"": one.handed(seen)}, seen)
+        else:  # as many rows as are coded at once, whatever they are
+            unit = seen[:, :, :1].expand(-1, -1, windowed.unit, -1)
+            stored += bytes_per_token(one.block(one.handed(unit)), unit)
+            window = max(window, windowed.waits + windowed.unit - 1)
         full += FULL * seen.shape[1] * seen.shape[3]
-    return StoredLayer(layer, kept, note, stored, full)
+    return StoredLayer(layer, kept, note, stored, full, window)
 
 
 def read(

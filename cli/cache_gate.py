@@ -24,9 +24,12 @@ from tokopt.targets.base import Runner
 from tokopt.targets.chained import Chain
 from tokopt.targets.generate import generate
 from tokopt.targets.manifest import Manifest
+from tokopt.targets.programs import ProgramEntry
 
 STEPS = 16
 """Tokens that are made with both caches, to see how many are the same."""
+
+COMPARED = "prefill and a step on the stored cache, with the format around them as they were"
 
 Ran = Mapping[str, tuple[dict[str, Tensor], dict[str, Tensor]]]
 
@@ -38,23 +41,26 @@ class Programs:
     parts: Mapping[str, Part]
     chain: Chain
 
-    def runner(self, name: str) -> Runner:
+    def entry(self, name: str) -> ProgramEntry:
+        """Return what is said of one program."""
+        return next(one for one in self.chain.programs if one.name == name)
+
+    def runner(self, entry: ProgramEntry) -> Runner:
         """Return what runs one program in torch."""
-        entry = next(one for one in self.chain.programs if one.name == name)
-        return torch_runner({name: self.parts[name].exported})(entry)
+        return torch_runner({entry.name: self.parts[entry.name].exported})(entry)
 
     def run(self, given: Mapping[str, Tensor]) -> Ran:
         """Return what each program takes and gives, from outer inputs."""
-        return self.chain.run(lambda entry: self.runner(entry.name), given)
+        return self.chain.run(self.runner, given)
 
     def tokens(self, how: Decoding, front: Mapping[str, Tensor]) -> Tensor:
         """Return greedy tokens, ``[B, STEPS]``."""
         chain = self.chain
         programs, links = tuple(chain.programs), tuple(chain.links)
         manifest = Manifest("torch", chain.signature, programs=programs, links=links, decoding=how)
-        prefill = chain.runner(lambda entry: self.runner(entry.name))
-        decode = self.runner(how.program)
-        return generate(manifest, prefill, decode, front, max_new_tokens=STEPS, stop=())
+        prefill, decode = chain.runner(self.runner), self.runner(self.entry(how.program))
+        code = self.runner
+        return generate(manifest, prefill, decode, front, max_new_tokens=STEPS, stop=(), code=code)
 
 
 def judge_cache(
@@ -73,21 +79,27 @@ def judge_cache(
         if link.target == decode and link.input in kept:
             how, rows = kept[link.input][1], before[link.source][1][link.output]
             got = after[link.source][1][link.output]
-            worst = max(worst, relative_difference(how.store(rows, how.constants), got))
-            reads[link.input] = how.read(rows.dtype, taken[link.input], how.constants)
-    wanted = plain.runner(decode)(reads)
+            worst = max(worst, relative_difference(how.handed(rows), got))
+            state = {}
+            for name, value in how.stored(rows).items():
+                state[name] = taken[how.input_of(link.input, name)]
+                if state[name].shape != value.shape:
+                    message = f"{link.input}: other rows are coded"
+                    return Verdict("cache", False, COMPARED, message=message)
+                worst = max(worst, relative_difference(value, state[name]))
+            reads[link.input] = how.format.dequantize(how.side, state, how.constants).to(rows.dtype)
+    wanted = plain.runner(plain.entry(decode))(reads)
     for one, how in kept.values():
         name = own_name(one.output, cache.separate.program.graphs[decode])
         rows, held = wanted[name], taken[one.input]
-        new = rows.narrow(one.dim, held.shape[one.dim], 1) if one.whole else rows
-        now = how.store(new, how.constants)
+        new = rows.narrow(one.dim, rows.shape[one.dim] - 1, 1) if one.whole else rows
+        now = how.handed(new)
         wanted[name] = torch.cat([held, now], one.dim) if one.whole else now
     for name, value in wanted.items():
         worst = max(worst, relative_difference(value, after[decode][1][name]))
-    compared = "prefill and a step on the stored cache, with the format around them as they were"
     same = agreement(cache.decoding, plain, stored, front)
     message = "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}"
-    return Verdict("cache", worst <= ORACLE, compared + same, worst, ORACLE, message)
+    return Verdict("cache", worst <= ORACLE, COMPARED + same, worst, ORACLE, message)
 
 
 def agreement(how: Decoding, plain: Programs, stored: Programs, front: Mapping[str, Tensor]) -> str:

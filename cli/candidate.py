@@ -13,7 +13,7 @@ from tokopt.cli.whole import Rewritten
 from tokopt.ir.errors import UnsupportedError
 from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.validate import Checked, Verdict
-from tokopt.targets.manifest import Variant
+from tokopt.targets.manifest import CachedLayer, Variant
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Piece:
 class Candidate:
     """One budget's programs, what was asked and is spent, and its gates.
 
-    ``shares``: what a cached row costs against 16 bits, by layer; empty where it is in full.
+    ``stored``: how each layer stores its cache; empty where that is in full.
     """
 
     costs: Costs
@@ -47,12 +47,12 @@ class Candidate:
     checked: Checked
     rewritten: Rewritten
     verdicts: list[Verdict]
-    shares: Sequence[float] = ()
+    stored: Sequence[CachedLayer] = ()
 
     def recorded(self) -> Variant:
         """Return what the manifest says of it."""
         plan = self.checked.plan
-        spent = (self.spent, self.work, self.verdicts, self.shares)
+        spent = (self.spent, self.work, self.verdicts, self.stored)
         budget = recorded_budget(self.costs, plan, *spent)
         return self.rewritten.entry(budget, [gate_result(v) for v in self.verdicts])
 

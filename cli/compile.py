@@ -298,6 +298,8 @@ def show_cache(compiled: Compiled) -> None:
         f"cache: keys/values in {formats}, {stored:.0f} bytes a token in place of {full:.0f} (16 "
         f"bits); of the image {kv:.2%}, {1 / kv:.1f} times smaller"
     )
+    if window := max(one.window for one in layers):
+        show(f"the last rows, up to {window}, wait in 16 bits, and are counted so")
     for one in layers:
         if one.note:
             show(f"cache of layer {one.layer}: {one.note}")

@@ -31,7 +31,7 @@ from tokopt.cli.compiled import Compiled, default_folder, journal_of
 from tokopt.cli.one_program import OneProgram
 from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
-from tokopt.cli.recorded import Costs
+from tokopt.cli.recorded import Costs, in_rows
 from tokopt.cli.separate_programs import Parted, SeparatePrograms
 from tokopt.cli.sparse_decode import no_decode, sparse_program, with_sparse
 from tokopt.cli.stored_cache import CACHE
@@ -153,8 +153,8 @@ def compile(
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
         named = "" if meter.device is None else meter.device.stated
-        shares = () if whole.cache is None else whole.cache.shares
-        inner = None if limits is None else limits.in_rows(max(shares, default=1.0))
+        caches = () if whole.cache is None else whole.cache.records
+        inner = None if limits is None else in_rows(limits, caches)
         chooser = Chooser(plan, searcher, planner, meter, inner)
         made: list[Candidate] = []
         normal: list[Verdict] = []
@@ -175,7 +175,7 @@ def compile(
             with clock.stage("verify"):
                 normal = normal if made else list(whole.judge_normal())
                 verdicts = [*normal, *validate(checked, [given]), *rewritten.judge()]
-            found = (checked, rewritten, verdicts, shares)
+            found = (checked, rewritten, verdicts, caches)
             made.append(Candidate(costs, note, spent, work, *found))
         sparse = None
         if long is not None:

@@ -139,7 +139,8 @@ def _cached(layers: Sequence[CachedLayer]) -> list[str]:
         first, last = members[0].layer, members[-1].layer
         which = f"layer {first}" if first == last else f"layers {first} to {last}"
         stored, full = members[0].bytes_per_token, members[0].full
-        why = f" ({note})" if note else ""
+        why = f", up to {members[0].window} last rows in 16 bits" if members[0].window else ""
+        why += f" ({note})" if note else ""
         told.append(f"{which}: {key}/{value}, {stored:g} of {full:g} bytes a token{why}")
     return told
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.plan import Plan
 from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.limits import Limits
 from tokopt.passes.validate import Verdict
 from tokopt.passes.within import Meter
-from tokopt.targets.manifest import Amount, Budget, GateResult, LayerSpend, StageCost
+from tokopt.targets.manifest import Amount, Budget, CachedLayer, GateResult, LayerSpend, StageCost
 
 
 def gate_result(verdict: Verdict) -> GateResult:
@@ -51,17 +52,32 @@ class Costs:
         return Costs({} if plan.budget is None else {"tokens": plan.budget})
 
 
+def in_rows(limits: Limits, stored: Sequence[CachedLayer]) -> Limits:
+    """Return limits of which ``kv`` is of rows, where layers store their caches so.
+
+    Raises ``UnsupportedError`` where rows wait in 16 bits: what one costs depends on their number.
+    """
+    window = max((one.window for one in stored), default=0)
+    if limits.kv is not None and window:
+        raise UnsupportedError(
+            f"a kv budget with a cache of which up to {window} rows wait in 16 bits",
+            expected="a cache format that stores each row alone (--kv-bits 8 or 4)",
+            hint="ask for tokens=, or for a smaller window: kivi{window=0}",
+        )
+    return limits.in_rows(max((one.bytes_per_token / one.full for one in stored), default=1.0))
+
+
 def recorded_budget(
     costs: Costs,
     plan: Plan,
     report: BudgetReport,
     work: Work,
     verdicts: list[Verdict],
-    shares: Sequence[float] = (),
+    stored: Sequence[CachedLayer] = (),
 ) -> Budget:
     """Return the manifest's budget; rows are measured where the selection gate counted them.
 
-    ``shares``: what a cached row costs against 16 bits, by layer; empty where it is in full.
+    ``stored``: how each layer stores its cache; empty where that is in full.
     """
     counted = any(v.gate == "selection" and v.passed for v in verdicts)
 
@@ -70,9 +86,10 @@ def recorded_budget(
 
     total = {"tokens": amount(report.total), "flops": Amount(work.total, None)}
     if report.role.startswith("decoder"):
-        by_layer = shares or [1.0] * len(report.rows)
-        spent = (rows * share for rows, share in zip(report.rows, by_layer, strict=True))
-        total["kv"] = amount(sum(spent) / (report.of * len(report.rows)))
+        rows = report.rows
+        shares = [one.share(n) for one, n in zip(stored, rows, strict=True)] if stored else []
+        spent = (n * share for n, share in zip(rows, shares or [1.0] * len(rows), strict=True))
+        total["kv"] = amount(sum(spent) / (report.of * len(rows)))
     if costs.seconds is not None:
         total["latency"] = Amount(costs.seconds, None)
     return Budget(

@@ -27,8 +27,8 @@ from tokopt.passes.decompose import decompose
 from tokopt.passes.followers import Followers, refuse_lengths
 from tokopt.passes.normalize import normalize
 from tokopt.targets.chained import Chain
-from tokopt.targets.manifest import ProgramEntry
 from tokopt.targets.parts import FIRST, part_named
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.runtime import TRACE
 from tokopt.targets.signature import signature_of
 

@@ -22,9 +22,10 @@ from tokopt.passes.floor import floor_of
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.chained import Chain
 from tokopt.targets.generate import generate
-from tokopt.targets.manifest import Manifest, ProgramEntry
+from tokopt.targets.manifest import Manifest
 from tokopt.targets.parts import named_by, part_named
 from tokopt.targets.program_file import save_program
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.runtime import Artifact
 from tokopt.targets.signature import Signature
 

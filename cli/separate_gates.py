@@ -34,7 +34,7 @@ from tokopt.passes.validate import (
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import on_host, runner_of
 from tokopt.targets.chained import Chain
-from tokopt.targets.manifest import ProgramEntry
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.runtime import TRACE
 
 

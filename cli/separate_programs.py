@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokopt.cli.cache_bits import fewest_bits
 from tokopt.cli.cache_formats import measured, read
 from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
+from tokopt.cli.coded_gate import judge_coded
 from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
 from tokopt.cli.normal_gate import judge_normal
@@ -33,10 +34,11 @@ from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.normalize import computes_alike
 from tokopt.passes.validate import Checked, Verdict
-from tokopt.targets.base import Target
+from tokopt.targets.base import Runner, Target
 from tokopt.targets.chained import Chain
-from tokopt.targets.manifest import Budget, GateResult, ProgramEntry, Variant
+from tokopt.targets.manifest import Budget, GateResult, Variant
 from tokopt.targets.parts import FIRST, named_by
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.stored_weights import StoredWeights
 
 RAISED = OPS["cached_attention"].name
@@ -122,8 +124,7 @@ class SeparatePrograms:
         parts, chain = self.separate.parted(checked.applied, native, part)
         plain = final = Programs(parts, chain)
         if self.cache is not None:
-            stored = self.cache.programs(parts)
-            final = Programs(stored, self.separate.chained(stored, chain.links, part))
+            final = Programs(*self.cache.parted(parts, chain.links, part))
         return Parted(self, part, checked, plain, final)
 
 
@@ -154,12 +155,13 @@ class Parted:
         yield from judge_parts(whole.separate, self.checked, plain.parts, plain.chain, whole.every)
         if whole.cache is not None:
             yield judge_cache(whole.cache, plain, self.final, whole.every, whole.given)
+        yield from self._judge_coded("torch", self.final.runner)
 
     def lower(self, target: Target, draft: Path, stored: StoredWeights) -> None:
         """Write each program's files; attention over a stored cache as the target can have it."""
         parts, cache = self.final.parts, self.whole.cache
         if cache is not None and RAISED in target.native:
-            parts = cache.programs(self.plain.parts, raised=True)
+            parts = {**parts, **cache.programs(self.plain.parts, raised=True)}
         for entry in self._lowered:
             one = parts[entry.name]
             target.lower(one.exported, draft, one.outputs, stored, entry.part)
@@ -170,6 +172,13 @@ class Parted:
         lowered = {name: one.exported for name, one in self.final.parts.items()}
         original = original_of(whole, self.checked, chain)
         yield from judge_target(target, draft, chain, lowered, whole.every, original)
+        yield from self._judge_coded(target.name, lambda entry: target.open(draft, entry.part))
+
+    def _judge_coded(self, who: str, opened: Callable[[ProgramEntry], Runner]) -> Iterator[Verdict]:
+        """Yield the verdict on coded rows: of the first budget, as decode is."""
+        if self.whole.cache is not None and self.part == FIRST:
+            ground = (self.whole.cache, self.plain, self.final, self.whole.every)
+            yield from judge_coded(*ground, who, opened)
 
     def entry(self, budget: Budget, gates: Sequence[GateResult]) -> Variant:
         """Return what the manifest says of them."""
@@ -186,7 +195,8 @@ class Parted:
     @property
     def _lowered(self) -> list[ProgramEntry]:
         programs = self.final.chain.programs
-        return [one for one in programs if self.part == FIRST or not one.follows]
+        lowered = [one for one in programs if self.part == FIRST or not one.follows]
+        return [*lowered, *(coder for one in lowered for coder in one.coders)]
 
 
 def original_of(whole: SeparatePrograms, checked: Checked, chain: Chain) -> Original:

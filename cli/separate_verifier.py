@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.cli.cache_gate import Programs, judge_cache
+from tokopt.cli.coded_gate import judge_coded
 from tokopt.cli.inputs import check_merges, fitting_inputs, inputs_needed
 from tokopt.cli.separate import Separate
-from tokopt.cli.separate_gates import judge_parts, judge_target, same_programs
+from tokopt.cli.separate_gates import judge_parts, judge_target, same_programs, torch_runner
 from tokopt.cli.separate_programs import SeparatePrograms, original_of
 from tokopt.cli.sparse_decode import sparse_program
 from tokopt.cli.stored_cache import CACHE
@@ -72,7 +73,8 @@ def chain_of(manifest: Manifest) -> Chain:
 
 def saved_of(manifest: Manifest, programs: Program) -> dict[str, ExportedProgram]:
     """Return a budget's programs by name.  ``InputError`` where the file lacks one."""
-    return {one.name: program_of(programs, one.part) for one in manifest.programs}
+    every = [*manifest.programs, *(coder for one in manifest.programs for coder in one.coders)]
+    return {one.name: program_of(programs, one.part) for one in every}
 
 
 def _verify_budget(
@@ -99,8 +101,7 @@ def _verify_budget(
     if plan.cache:
         whole = whole.with_cache(plan.cache, folder / CACHE)
         assert whole.cache is not None
-        parts = whole.cache.programs(parts)
-        again = separate.chained(parts, again.links, part)
+        parts, again = whole.cache.parted(parts, again.links, part)
         gates.append(judge_cache(whole.cache, plain, Programs(parts, again), given, own))
     compared = f"{PROGRAM}, with {PLAN} applied to the original again"
     if again != chain:
@@ -110,9 +111,12 @@ def _verify_budget(
     gates.append(same_programs(chain, wanted, saved, given, compared))
     known = original_of(whole, checked, chain)
     gates += judge_target(target, folder, chain, saved, given, known)
+    if whole.cache is not None and part == FIRST:
+        ground = (whole.cache, plain, Programs(parts, again), given)
+        gates += judge_coded(*ground, f"{PROGRAM} in torch", torch_runner(saved))
+        gates += judge_coded(*ground, target.name, lambda entry: target.open(folder, entry.part))
     if plan.decode is not None and part == FIRST and whole.decoding is not None:
-        ground = (plain, whole.decoding, given, [plan])
-        sparse = sparse_program(*ground, plan.decode, whole.cache)
+        sparse = sparse_program(plain, whole.decoding, given, [plan], plan.decode, whole.cache)
         gates += [*sparse.judge(), sparse.judge_saved(program_of(programs, sparse.record.part))]
         gates += sparse.judge_target(target, folder)
     return gates

@@ -59,8 +59,10 @@ class Step:
         taken, reads = dict(found), dict(found)
         for one, kept in () if cache is None else cache.by_cache():
             full = found[one.input]
-            taken[one.input] = kept.store(full, kept.constants)
-            reads[one.input] = kept.read(full.dtype, taken[one.input], kept.constants)
+            stored = kept.stored(full)
+            taken.update({kept.input_of(one.input, n): value for n, value in stored.items()})
+            read = kept.format.dequantize(kept.side, stored, kept.constants)
+            reads[one.input] = read.to(full.dtype)
         return taken, reads
 
     def judge_identity(self) -> Iterator[Verdict]:

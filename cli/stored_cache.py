@@ -7,21 +7,24 @@ with again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
+from tokopt.cli.cache_coders import CoderProgram, coders_of
 from tokopt.cli.separate import Separate
 from tokopt.ir.cache import Cache
 from tokopt.ir.cache_sides import LayerCache
 from tokopt.ir.decoding import Decoding
+from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.links import Link
 from tokopt.ir.part import Part, own_name
 from tokopt.ir.plan import Caching
-from tokopt.ir.tensors import tensor_outputs
+from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.passes.kv.format import Side
-from tokopt.passes.kv.program import Kept, with_stored
+from tokopt.passes.kv.kept import Kept
+from tokopt.passes.kv.program import with_stored
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import CachedLayer
 
@@ -33,7 +36,8 @@ CACHE = "cache.safetensors"
 class StoredLayer:
     """One layer's caches, how both are stored, why not as asked (else empty), and bytes a row.
 
-    ``full``: bytes of a row of both sides in 16 bits; ``bytes`` as stored, all heads.
+    ``full``: bytes of a row of both sides in 16 bits; ``bytes`` as stored, all heads, where it does
+    not wait: up to ``window`` rows do.
     """
 
     caches: LayerCache
@@ -41,6 +45,7 @@ class StoredLayer:
     note: str
     bytes: float
     full: float
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,9 @@ class StoredCache:
     layers: tuple[StoredLayer, ...]
 
     @property
-    def shares(self) -> tuple[float, ...]:
-        """What a row costs against 16 bits, layer by layer."""
-        return tuple(one.bytes / one.full for one in self.layers)
-
-    @property
     def entries(self) -> tuple[Caching, ...]:
         """Return what a plan says of it."""
-        names = [{s: k.format.name for s, k in one.kept.items()} for one in self.layers]
+        names = [{s: k.format.text for s, k in one.kept.items()} for one in self.layers]
         return tuple(Caching(i, n["key"], n["value"]) for i, n in enumerate(names))
 
     @property
@@ -67,8 +67,8 @@ class StoredCache:
         """Return what the manifest says of it."""
         pairs = zip(self.entries, self.layers, strict=True)
         return tuple(
-            CachedLayer(entry.layer, entry.key, entry.value, one.bytes, one.full, one.note)
-            for entry, one in pairs
+            CachedLayer(e.layer, e.key, e.value, one.bytes, one.full, one.note, one.window)
+            for e, one in pairs
         )
 
     @property
@@ -99,9 +99,29 @@ class StoredCache:
         for link in chain.links:
             if link.target == self.decoding.program and link.input in kept:
                 if names.get((link.source, link.output)) == outer:
-                    how = kept[link.input]
-                    return how.read(torch.float32, value, how.constants)
+                    return kept[link.input].alone(value)
         return value
+
+    def parted(
+        self, parts: Mapping[str, Part], links: Sequence[Link], budget: str
+    ) -> tuple[dict[str, Part], Chain]:
+        """Return ``programs`` with those that code rows between calls, and how all of them run."""
+        made, coders = self.programs(parts), self._coders
+        chain = self.separate.chained(made, links, budget)
+        decode, entries = self.decoding.program, tuple(one.entry for one in coders)
+        every = (replace(p, coders=entries) if p.name == decode else p for p in chain.programs)
+        taken = made.keys() & {one.entry.name for one in coders}
+        if taken:
+            raise UnsupportedError(f"the archive has a program {taken.pop()!r} already")
+        return {**made, **{c.entry.name: c.part for c in coders}}, replace(
+            chain, programs=tuple(every)
+        )
+
+    @property
+    def _coders(self) -> list[CoderProgram]:
+        decode = self.decoding.program
+        inputs = tensor_inputs(self.separate.program.graphs[decode])
+        return coders_of(decode, self.by_cache(), {t.name: t.value for t in inputs})
 
     def programs(self, parts: Mapping[str, Part], raised: bool = False) -> dict[str, Part]:
         """Return programs of which decode, and what hands it its caches, store them.

@@ -22,6 +22,7 @@ from tokopt.ir.collector import uncollected
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.facts import TokenStack
 from tokopt.ir.memory import Memory
+from tokopt.ir.new_inputs import call_with
 from tokopt.ir.plan import Plan
 from tokopt.ir.rebuilt import rebuilt
 from tokopt.ir.sites import Site
@@ -262,11 +263,5 @@ def _extend_specs(exported: ExportedProgram, count: int, inputs: Sequence[str]) 
     signature: Any = entry.signature
     original = pytree.tree_unflatten([0] * signature.out_spec.num_leaves, signature.out_spec)
     signature.out_spec = pytree.tree_structure((original, (0,) * count))
-    if inputs:
-        leaves = [0] * signature.in_spec.num_leaves
-        args, kwargs = pytree.tree_unflatten(leaves, signature.in_spec)
-        signature.in_spec = pytree.tree_structure((args, {**kwargs, **dict.fromkeys(inputs, 0)}))
-        exported._example_inputs = None
-        if signature.forward_arg_names is not None:
-            signature.forward_arg_names = [*signature.forward_arg_names, *inputs]
     exported._module_call_graph = [entry, *exported.module_call_graph[1:]]
+    call_with(exported, inputs)

@@ -23,6 +23,7 @@ from tokopt.ir.dims import describe
 from tokopt.ir.errors import InternalError, UnsupportedError
 from tokopt.ir.facts import Facts, analyse
 from tokopt.ir.lengths import same_length
+from tokopt.ir.new_inputs import add_input
 from tokopt.ir.rebuilt import draft_of
 from tokopt.ir.trace import Known, compute_value, fake_mode_of, splice
 
@@ -114,15 +115,8 @@ class Workspace:
 
         Raises ``UnsupportedError`` where the program has such an input.
         """
-        specs = self.exported.graph_signature.input_specs
-        last = self.graph.find_nodes(op="placeholder")[-1]
-        if any(node.name == name for node in self.graph.nodes):
-            raise UnsupportedError(f"the program has a value called {name!r} already")
-        with self.graph.inserting_after(last):
-            node = self.graph.placeholder(name)
-        node.meta["val"] = self.mode.from_tensor(torch.zeros(shape), static_shapes=True)
-        specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(name=node.name), None))
-        return node
+        value = self.mode.from_tensor(torch.zeros(shape), static_shapes=True)
+        return add_input(self.exported, name, value)
 
     def size(self, node: fx.Node, dim: int) -> Count:
         """Return the size of a dim: an int where static, else a node."""

@@ -18,10 +18,13 @@ from tokopt.ir.links import Link
 from tokopt.ir.outer import Place, outer_names
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.base import Runner
+from tokopt.targets.coding import coded
 from tokopt.targets.input_check import checked_inputs
-from tokopt.targets.manifest import Manifest, ProgramEntry
+from tokopt.targets.manifest import Manifest
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.short_mask import short_mask
 from tokopt.targets.signature import Signature, TensorSpec
+from tokopt.targets.symbols import size_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Chain:
     def inputs(self) -> dict[Place, str]:
         """The outer name of every input that no link gives."""
         linked = {(link.target, link.input) for link in self.links}
+        linked |= {(p.name, name) for p in self.programs for name in _coded_inputs(p)}
         places = [(p.name, spec.name) for p in self.programs for spec in p.signature.inputs]
         return outer_names(place for place in places if place not in linked)
 
@@ -85,7 +89,8 @@ class Chain:
         ran = {}
         for program in self.programs:
             name = program.name
-            own = {s.name: known[name, s.name] for s in program.signature.inputs}
+            names = [s.name for s in program.signature.inputs if (name, s.name) in known]
+            own = coded(program.coders, {n: known[name, n] for n in names}, runner)
             own = self._cut(program, own)
             outputs = runner(program)(checked_inputs(own, program.signature))
             ran[name] = (own, outputs)
@@ -100,19 +105,22 @@ class Chain:
         Such a mask is given for the whole prompt, as to the original.
         """
         linked = {link.input for link in self.links if link.target == program.name}
+        linked |= set(_coded_inputs(program))
         sizes = {
-            f"{size} + 1": own[s.name].shape[dim] + 1
-            for s in program.signature.inputs
-            if s.name in linked
-            for dim, size in enumerate(s.shape)
+            size: own[spec.name].shape[dim]
+            for spec in program.signature.inputs
+            if spec.name in linked
+            for dim, size in enumerate(spec.shape)
+            if isinstance(size, str)
         }
         found = dict(own)
         for spec in program.signature.inputs:
             value = own[spec.name]
             if spec.name in linked or len(spec.shape) != 2 or value.is_floating_point():
                 continue
-            size = sizes.get(str(spec.shape[1]), value.shape[1])
-            if program.follows and value.shape[1] > size:
+            longer = isinstance(spec.shape[1], str) and spec.shape[1].endswith("+ 1")
+            size = size_of(spec.shape[1], sizes) if longer else None
+            if program.follows and size is not None and value.shape[1] > size:
                 prompt = short_mask(value[:, :-1], size - 1, spec.name)
                 found[spec.name] = torch.cat([prompt, value[:, -1:]], 1)
         return found
@@ -158,6 +166,12 @@ def manifest_of(manifest: Manifest, program: ProgramEntry) -> Manifest:
         links=(),
         decoding=None,
     )
+
+
+def _coded_inputs(program: ProgramEntry) -> list[str]:
+    """Return the inputs of a program that its coders give."""
+    parts = (cache.parts for coder in program.coders for cache in coder.caches)
+    return [name for one in parts for name in one.values()]
 
 
 def _of_program(program: str, spec: TensorSpec) -> tuple[int | str, ...]:

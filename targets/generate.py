@@ -6,7 +6,7 @@ rows that stayed keep their places.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -16,8 +16,10 @@ from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.targets.base import Runner
 from tokopt.targets.chained import Chain
+from tokopt.targets.coding import coded
 from tokopt.targets.first_step import check_room, first_mask, first_position
 from tokopt.targets.manifest import Manifest
+from tokopt.targets.programs import Coder
 from tokopt.targets.sampling import GREEDY, Sampling
 
 
@@ -42,6 +44,7 @@ def generate(
     position: Tensor | None = None,
     sampling: Sampling = GREEDY,
     streamer: Streamer | None = None,
+    code: Callable[[Coder], Runner] | None = None,
 ) -> Tensor:
     """Return the new tokens, int64 ``[B, T]`` with T at most ``max_new_tokens``.
 
@@ -50,7 +53,7 @@ def generate(
     answer no graph says.  ``position`` is that of the first new token, for each item
     in the shape of decode's own input (by default the prompt's length, or one behind the last of
     the positions that the prompt was given).  ``prefill`` runs all programs but decode from inputs
-    by outer name.
+    by outer name; ``code`` opens those that code rows between two calls of decode.
 
     Raises ``InputError`` for numbers that fit no run: stop ids that are missing or that the model
     does not have, more tokens than the cache or the positions have room for;
@@ -64,7 +67,8 @@ def generate(
     handed = [link for link in manifest.links if link.target == how.program]
     given = {link.input: first[chain.outputs[link.source, link.output]] for link in handed}
     logits = first[chain.outputs[manifest.main, how.logits]][:, -1].cpu()
-    signature = next(p.signature for p in manifest.programs if p.name == how.program)
+    entry = next(p for p in manifest.programs if p.name == how.program)
+    signature = entry.signature
     _check_tokens(max_new_tokens, stop, logits.shape[-1])
     told = {name: inputs[chain.inputs[manifest.main, name]] for name in how.told}
     place = first_position(how, signature, prompt, told, position)
@@ -81,6 +85,8 @@ def generate(
             streamer.put(token)
         if len(made) == max_new_tokens or bool(done.all()):
             break
+        if code is not None:
+            given = coded(entry.coders, given, code)
         step = {**given, how.token: token[:, None]}
         if how.position is not None:
             step[how.position] = place + (len(made) - 1)

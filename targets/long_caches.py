@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tokopt.ir.decoding import Decoding
 from tokopt.targets.base import Runner
+from tokopt.targets.coding import rows_of
+from tokopt.targets.programs import ProgramEntry
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,17 @@ class LongCaches:
     """The step of decode by the mean number of ``rows`` of its caches; each part opened at need."""
 
     how: Decoding
+    full: ProgramEntry
     rows: int
-    full: str
     sparse: str
     opened: Callable[[str], Runner]
 
     def __call__(self, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run one step."""
-        return self.opened(self.sparse if self.long(step) else self.full)(step)
+        return self.opened(self.sparse if self.long(step) else self.full.part)(step)
 
     def long(self, step: Mapping[str, Tensor]) -> bool:
         """Whether a step's caches, with its own row, have the rows at which sparse decode pays."""
-        lengths = [step[cache.input].shape[cache.dim] + 1 for cache in self.how.caches]
+        coders = self.full.coders
+        lengths = [rows_of(coders, step, one.input, one.dim) + 1 for one in self.how.caches]
         return sum(lengths) >= self.rows * len(lengths)

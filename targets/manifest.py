@@ -22,17 +22,18 @@ from tokopt.ir.memory import Memory
 from tokopt.ir.placeholders import Placeholders
 from tokopt.targets.padding import Padding
 from tokopt.targets.parts import FIRST
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.records import field_of, from_json, to_json
 from tokopt.targets.refresh import Refresh
 from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
-variants, ``cache`` and ``device``, 8 ``refresh``, 9 ``sparse``; older
-ones still load."""
+variants, ``cache`` and ``device``, 8 ``refresh``, 9 ``sparse``, 10 ``coders`` of programs and the
+``window`` of a cached layer; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -89,19 +90,6 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class ProgramEntry:
-    """One of several programs: its name, its files' ``part``, what it takes and gives.
-
-    One that ``follows`` (decode) runs behind the main one, as often as its caller wants.
-    """
-
-    name: str
-    part: str
-    signature: Signature
-    follows: bool = False
-
-
-@dataclass(frozen=True)
 class Variant:
     """The program of a further budget: its files' ``part``, and what the manifest has of each."""
 
@@ -126,7 +114,8 @@ class CachedLayer:
     """How decode stores one layer's keys and values; ``note``: why not as it was asked for.
 
     ``bytes_per_token``: of one row of one item, all heads and both sides, with all that is stored
-    beside the codes; ``full`` is the same in 16 bits.
+    beside the codes; ``full`` is the same in 16 bits.  So much takes each of the last rows, at most
+    ``window`` of them, where rows are coded in blocks.
     """
 
     layer: int
@@ -135,6 +124,13 @@ class CachedLayer:
     bytes_per_token: float
     full: float
     note: str = ""
+    window: int = 0
+
+    def share(self, rows: float) -> float:
+        """Return the bytes of so many rows against 16 bits, as many of them waiting as may."""
+        waiting = min(rows, self.window)
+        coded = (rows - waiting) * self.bytes_per_token / self.full
+        return (waiting + coded) / rows if rows else 1.0
 
 
 @dataclass(frozen=True)
@@ -274,6 +270,7 @@ def upgraded(text: str) -> str:
         **json.loads(text),
     }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]
+    found["cache"] = [{"window": 0, **layer} for layer in found["cache"]]
     lacking: dict[str, Any] = {"padding": None, "programs": [], "links": [], "refresh": None}
     found["variants"] = [{**lacking, **variant} for variant in found["variants"]]
     uncounted: dict[str, Any] = {"flops_saved": None, "selector": []}
@@ -281,6 +278,7 @@ def upgraded(text: str) -> str:
         if isinstance(part, dict) and isinstance(part.get("budget"), dict):
             part["budget"] = {**uncounted, **part["budget"]}
             part.setdefault("memory", [])
+            part["programs"] = [{"coders": [], **one} for one in part["programs"]]
     return json.dumps(found)
 
 

@@ -17,9 +17,10 @@ from tokopt.targets.generate import Streamer, decoding_of, generate
 from tokopt.targets.hashing import check_files
 from tokopt.targets.input_check import checked_inputs
 from tokopt.targets.long_caches import LongCaches
-from tokopt.targets.manifest import OK, Manifest, ProgramEntry, read_manifest
+from tokopt.targets.manifest import OK, Manifest, read_manifest
 from tokopt.targets.parts import FIRST, bucket_part
 from tokopt.targets.placeholder_check import check_placeholders
+from tokopt.targets.programs import ProgramEntry
 from tokopt.targets.registry import find
 from tokopt.targets.sampling import GREEDY, Sampling
 
@@ -151,6 +152,7 @@ class Artifact:
             position=position,
             sampling=sampling,
             streamer=streamer,
+            code=lambda coder: self.program(coder.name).on_device,
         )
 
 
@@ -237,10 +239,11 @@ def _chained(
         own, how, sparse = manifest_of(manifest, program), manifest.decoding, manifest.sparse
         if how is None or sparse is None or how.program != program.name:
             return cache(lambda: Artifact(folder, own, opened(program.part)))
-        by_length = LongCaches(how, sparse.rows, program.part, sparse.part, opened)
+        by_length = LongCaches(how, program, sparse.rows, sparse.part, opened)
         return cache(lambda: Artifact(folder, own, by_length))
 
-    programs = {program.name: opener(program) for program in manifest.programs}
+    coders = (coder for program in manifest.programs for coder in program.coders)
+    programs = {program.name: opener(program) for program in (*manifest.programs, *coders)}
     chain = Chain(manifest.programs, manifest.links)
     runner = chain.runner(lambda program: programs[program.name]().runner)
     return Artifact(folder, manifest, runner, budgets, programs)

@@ -36,3 +36,19 @@ def readable(size: int | torch.SymInt, names: Mapping[str, str]) -> Dim:
     if isinstance(size, int):
         return size
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(size))
+
+
+def size_of(text: Dim, known: Mapping[str, int]) -> int | None:
+    """Return a size whose symbols are known: a number, or a sum of products of names and numbers.
+
+    None where a name is not known, or the text is of another form.
+    """
+    total = 0
+    for term in str(text).split("+"):
+        product = 1
+        for factor in (one.strip() for one in term.split("*")):
+            if not factor.isdecimal() and factor not in known:
+                return None
+            product *= int(factor) if factor.isdecimal() else known[factor]
+        total += product
+    return total

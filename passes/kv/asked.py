@@ -9,8 +9,8 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.passes.kv.format import Side
 from tokopt.passes.kv.registry import find_format
 
-BITS = {16: "half", 8: "int8", 4: "int4"}
-"""The static format of so many bits."""
+BITS = {16: "half", 8: "int8", 4: "int4", 2: "kivi"}
+"""The format of so many bits: of 2 that of rows in blocks, whose scales make it 3."""
 
 
 AUTO: Literal["auto"] = "auto"
@@ -26,7 +26,6 @@ def of_bits(said: str) -> str:
         raise InputError(
             f"a cache of {said} bits",
             expected="one of " + ", ".join(map(str, (*BITS, AUTO))),
-            hint="formats of 2 bits keep a window or pools of rows, which no program does yet",
         )
     return BITS[bits]
 
@@ -34,8 +33,8 @@ def of_bits(said: str) -> str:
 def asked_formats(text: str) -> Mapping[Side, str] | Literal["auto"]:
     """Return the format of keys and that of values: ``int8``, or ``int8/int4``; or ``auto``.
 
-    Raises ``InputError`` for a format there is not, and ``UnsupportedError`` for one that does not
-    store each row alone.
+    Raises ``InputError`` for a format there is not, and ``UnsupportedError`` for one that stores
+    salient rows apart.
     """
     if text == AUTO:
         return AUTO
@@ -43,9 +42,9 @@ def asked_formats(text: str) -> Mapping[Side, str] | Literal["auto"]:
     if len(names) > 2:
         raise InputError(f"cache formats {text!r}", expected="one, or that of keys / of values")
     for name in names:
-        if find_format(name).rowwise is None:
+        if find_format(name).pooled:
             raise UnsupportedError(
-                f"{name} keeps rows in a window or in pools, and programs store a cache row by row",
+                f"{name} stores salient rows apart, and no program says yet which rows those are",
                 expected="one of " + ", ".join(BITS.values()) + ", fp8",
                 hint="docs/kv.md says what each format costs and loses",
             )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import torch
@@ -31,6 +32,7 @@ WINDOW = "window"
 """The name of the rows that are not coded yet, ``[B, H, W, D]`` in half precision."""
 
 
+@dataclass(frozen=True)
 class Format(ABC):
     """A format.  ``name`` is its file's; settings are fields of the dataclass it is.
 
@@ -46,6 +48,13 @@ class Format(ABC):
     tolerance: ClassVar[float]
     pooled: ClassVar[bool] = False
     rowwise: ClassVar[str | None] = None
+
+    @property
+    def text(self) -> str:
+        """The format as ``find_format`` reads it: its name, and settings that are not published."""
+        settings = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]
+        told = " ".join(f"{name}={value}" for name, value, usual in settings if value != usual)
+        return f"{self.name}{{{told}}}" if told else self.name
 
     def finer(self) -> Format | None:
         """Return the format to use where this one loses too much; None: there is none."""
@@ -136,7 +145,7 @@ def grown(state: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> State:
 
 def _check_next(state: Mapping[str, Tensor], rows: Tensor, name: str) -> None:
     for kept in (WINDOW, "rows", "codes"):
-        if kept in state:
+        if kept in state and (kept == WINDOW or WINDOW not in state):
             batch, heads, _, width = state[kept].shape
             wanted = [batch, heads, rows.shape[2], rows.shape[3] if kept == "codes" else width]
             if list(rows.shape) != wanted:

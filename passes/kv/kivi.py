@@ -1,8 +1,10 @@
 """KIVI: keys by channel in groups of tokens, values by token in groups of channels.
 
-Keys have channels that are large in every token, values have none: so keys get a scale and zero per
-channel and ``group`` tokens, values per token and ``group`` channels.  Keys are coded ``window``
-rows at a time; values keep the last ``window`` rows and code one a step.
+Keys have channels that are large in every token, values have none: so keys get a scale and zero
+per channel and ``group`` tokens, values per token and ``group`` channels.  The last ``window`` rows
+wait in half precision, and up to ``group - 1`` more until a group is full.  The paper keeps as many
+of the values and codes one a step, and of the keys those that fill no window yet, on average half
+of them: here both sides of a layer leave together, and no row is coded that the paper would keep.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from tokopt.passes.kv.windowed import Windowed
 
 @dataclass(frozen=True)
 class Kivi(Windowed):
-    """``codes`` uint8 ``[B, H, T, D bits / 8]``; ``scale``, ``zero`` fp16 (or bf16).
+    """``codes`` are uint8 ``[B, H, G, group, D bits / 8]``, of G groups.
 
-    Those of keys are ``[B, H, T / group, D]``, those of values ``[B, H, T, D / group]``.
+    ``scale`` and ``zero`` are fp16 (or bf16); those of keys ``[B, H, G, 1, D]``, of values
+    ``[B, H, G, group, D / group]``.
     """
 
     bits: int = 2
@@ -33,7 +36,7 @@ class Kivi(Windowed):
 
     name = "kivi"
     title = "KIVI"
-    source = "arXiv 2402.02750; groups of 32 and a window of 128 as in the paper"
+    source = "arXiv 2402.02750; groups of 32 and a window of 128 as in the paper, of both sides"
     tolerance = 0.6
 
     def __post_init__(self) -> None:
@@ -50,37 +53,38 @@ class Kivi(Windowed):
         of = self.group if side == "value" else 8 // self.bits
         check_multiple(self.name, f"the head width of {side}s", width, of)
 
-    def leaving(self, side: Side, waiting: int) -> int:
-        """Return how many rows are coded now."""
-        if not self.window:
-            return waiting - (waiting % self.group if side == "key" else 0)
-        return (
-            waiting // self.window * self.window if side == "key" else max(waiting - self.window, 0)
-        )
+    @property
+    def waits(self) -> int:
+        """The window."""
+        return self.window
+
+    @property
+    def unit(self) -> int:
+        """A group of rows."""
+        return self.group
 
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
     ) -> State:
         """Return codes, scales and zeros."""
-        across = 2 if side == "key" else 3
-        groups = rows.float().unflatten(across, (rows.shape[across] // self.group, self.group))
-        codes, scale, zero = coded(groups, (across + 1,), self.bits, rows.dtype)
-        return {
-            "codes": codes.flatten(across, across + 1),
-            "scale": scale.squeeze(across + 1),
-            "zero": zero.squeeze(across + 1),
-        }
+        groups = rows.float().unflatten(2, (rows.shape[2] // self.group, self.group))
+        if side == "key":
+            codes, scale, zero = coded(groups, (3,), self.bits, rows.dtype)
+            return {"codes": codes, "scale": scale, "zero": zero}
+        parts = groups.unflatten(4, (rows.shape[3] // self.group, self.group))
+        codes, scale, zero = coded(parts, (5,), self.bits, rows.dtype)
+        return {"codes": codes.flatten(4), "scale": scale.squeeze(5), "zero": zero.squeeze(5)}
 
     def dequantize(
         self, side: Side, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]
     ) -> Tensor:
         """Return the rows in their order."""
-        across = 2 if side == "key" else 3
-        count = state["scale"].shape[across]
-        per_group = self.group if side == "key" else self.group * self.bits // 8
-        codes = state["codes"].unflatten(across, (count, per_group))
-        scale, zero = (state[name].unsqueeze(across + 1) for name in ("scale", "zero"))
-        rows = decoded(codes, scale, zero, self.bits).flatten(across, across + 1)
+        codes, scale, zero = (state[name] for name in ("codes", "scale", "zero"))
+        if side == "value":
+            codes = codes.unflatten(4, (scale.shape[4], self.group * self.bits // 8))
+            scale, zero = scale.unsqueeze(5), zero.unsqueeze(5)
+        rows = decoded(codes, scale, zero, self.bits)
+        rows = (rows if side == "key" else rows.flatten(4)).flatten(2, 3)
         return torch.cat([rows, state[WINDOW].float()], 2)
 
 

@@ -1,16 +1,17 @@
 """Program: caches that programs take and give, stored in formats instead of in full.
 
-For formats that are ``rowwise``: each row is stored alone, in one tensor of the cache's own dims.
-So a cache keeps its name and its dim of rows; what comes in is read back once, right at the input,
-and what goes out is stored.  A grown cache that goes out is the stored one with the stored new rows
-behind it: what was stored is never stored again.
+What is handed on (``kept.py``) is one tensor of the cache's own dims, under its name; it is read
+back once, right at the input.  Where a format codes rows in blocks, what was coded comes in as
+further inputs, and the cache's free size counts the rows of the window alone: it is put in as that
+and the coded rows, and every recorded value is computed again.  A grown cache that goes out is what
+came in with the new rows behind it: what was stored is never stored again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,34 +20,15 @@ from torch.export import ExportedProgram
 
 from tokopt.ir.cache import Grown, find_grown
 from tokopt.ir.errors import UnsupportedError
+from tokopt.ir.new_inputs import call_with
 from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.stored import add_stored
 from tokopt.ir.trace import call, fake_mode_of, splice
-from tokopt.passes.kv.format import Format, Side
+from tokopt.passes.kv.coded_inputs import add_coded, compute_values, suppressed
+from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.raising import StoredRows, raise_attention
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Kept:
-    """How a side of a layer is stored, ``rowwise``; its constants are called ``name`` first."""
-
-    name: str
-    side: Side
-    format: Format
-    constants: Mapping[str, Tensor]
-
-    def store(self, rows: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
-        """Return rows ``[B, H, T, D]`` as stored."""
-        (stored,) = self.format.quantize(self.side, rows, constants, None).values()
-        return stored
-
-    def read(self, dtype: torch.dtype, stored: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
-        """Return the rows of what is stored."""
-        assert self.format.rowwise is not None
-        state = {self.format.rowwise: stored}
-        return self.format.dequantize(self.side, state, constants).to(dtype)
 
 
 def with_stored(
@@ -66,18 +48,25 @@ def with_stored(
     grown = {one.node: one for one in find_grown(draft)}
     nodes = {node.name: node for node in graph.find_nodes(op="placeholder")}
     (end,) = graph.find_nodes(op="output")
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    for name, kept in inputs.items():
-        cache = nodes[name]
-        _check(cache)
-        full, users = cache.meta["val"], list(cache.users)
-        with graph.inserting_before(first):
-            stored = _spliced(graph, kept.store, kept, places, cache, mode)
-            cache.meta["val"] = stored.meta["val"]
-            graph.erase_node(stored)  # only its form was wanted
-            rows = _spliced(graph, partial(kept.read, full.dtype), kept, places, cache, mode)
-        for user in users:
-            user.replace_input_with(cache, rows)
+    for name in inputs:
+        _check(nodes[name])
+    dtypes = {name: nodes[name].meta["val"].dtype for name in inputs}
+    with suppressed(mode):
+        coded = add_coded(draft, {nodes[name]: kept for name, kept in inputs.items()}, mode)
+        first = next(node for node in graph.nodes if node.op != "placeholder")
+        for name, kept in inputs.items():
+            cache, users = nodes[name], list(nodes[name].users)
+            with graph.inserting_before(first):
+                stored = _spliced(graph, kept.handed, kept, places, [cache], mode)
+                cache.meta["val"] = stored.meta["val"]
+                graph.erase_node(stored)  # only its form was wanted
+                read = partial(_read, kept, dtypes[name], list(coded[name]))
+                given = [cache, *coded[name].values()]
+                rows = _spliced(graph, read, kept, places, given, mode)
+            for user in users:
+                user.replace_input_with(cache, rows)
+        if any(coded.values()):
+            compute_values(graph, mode)
     stored_rows = _stored_rows(graph, grown, inputs, places, mode) if raised else {}
     raise_attention(graph, stored_rows, mode)
     given = list(end.args[0])
@@ -89,12 +78,14 @@ def with_stored(
             if one is not None and one.node in stored_rows:
                 given[place] = stored_rows[one.node].codes
                 continue
-            stored = _spliced(graph, kept.store, kept, places, new, mode)
+            stored = _spliced(graph, kept.handed, kept, places, [new], mode)
             if one is not None:
                 stored = call(graph, aten.cat.default, [one.past, stored], one.dim, mode=mode)
             given[place] = stored
     end.args = (tuple(given),)
-    return rebuilt(draft, graph)
+    made = rebuilt(draft, graph)
+    call_with(made, [node.name for parts in coded.values() for node in parts.values()])
+    return made
 
 
 def _stored_rows(
@@ -112,7 +103,7 @@ def _stored_rows(
             continue
         scale, centre = (places[f"{kept.name}_{name}"] for name in ("scale", "centre"))
         with graph.inserting_before(node):
-            new = _spliced(graph, kept.store, kept, places, one.new, mode)
+            new = _spliced(graph, kept.handed, kept, places, [one.new], mode)
             codes = call(graph, aten.cat.default, [one.past, new], one.dim, mode=mode)
         found[node] = StoredRows(codes, scale, centre, one.new)
     return found
@@ -122,21 +113,28 @@ def _constants(every: Sequence[Kept]) -> dict[str, Tensor]:
     return {f"{kept.name}_{name}": t for kept in every for name, t in kept.constants.items()}
 
 
+def _read(kept: Kept, dtype: torch.dtype, names: Sequence[str], *values: Any) -> Tensor:
+    """Return the rows of what is handed on and coded; behind them come the constants."""
+    handed, coded, constants = values[0], values[1 : 1 + len(names)], values[-1]
+    return kept.read(dtype, handed, dict(zip(names, coded, strict=True)), constants)
+
+
 def _spliced(
     graph: fx.Graph,
     function: Callable[..., Tensor],
     kept: Kept,
     places: Mapping[str, fx.Node],
-    rows: fx.Node,
+    operands: Sequence[fx.Node],
     mode: FakeTensorMode,
 ) -> fx.Node:
-    """Insert what a function does to rows and the constants of a side."""
+    """Insert what a function does to operands and the constants of a side."""
     names = list(kept.constants)
 
-    def applied(value: Tensor, *constants: Tensor) -> Tensor:
-        return function(value, dict(zip(names, constants, strict=True)))
+    def applied(*values: Tensor) -> Tensor:
+        own = values[len(operands) :]
+        return function(*values[: len(operands)], dict(zip(names, own, strict=True)))
 
-    given = [rows, *(places[f"{kept.name}_{name}"] for name in names)]
+    given = [*operands, *(places[f"{kept.name}_{name}"] for name in names)]
     node: fx.Node = splice(graph, applied, given, mode)
     return node
 

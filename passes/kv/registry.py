@@ -9,11 +9,14 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from types import MappingProxyType, ModuleType
 
 import tokopt.passes.kv
 from tokopt.ir.errors import InputError, InternalError
 from tokopt.passes.kv.format import Format
+from tokopt.passes.option import read_settings
+from tokopt.passes.syntax import read_calls
 
 
 def collect(modules: Iterable[ModuleType]) -> Mapping[str, Format]:
@@ -34,8 +37,24 @@ def collect(modules: Iterable[ModuleType]) -> Mapping[str, Format]:
     return MappingProxyType(dict(sorted(found.items())))
 
 
-def find_format(name: str) -> Format:
-    """Return a format by name; raises ``InputError`` listing those there are."""
+def find_format(text: str) -> Format:
+    """Return a format by name, with settings where the text has any: ``kivi{bits=4 window=32}``.
+
+    Raises ``InputError`` listing the formats or settings there are, and for one that does not fit.
+    """
+    calls = read_calls(text)
+    if len(calls) != 1:
+        raise InputError(f"a cache format {text!r}", expected="a name, or kivi{bits=4}")
+    format, given = _named(calls[0].name), read_settings(calls[0])
+    known = {field.name: field for field in fields(format)}
+    for name, value in given.items():
+        if name not in known or type(value) is not type(known[name].default):
+            told = ", ".join(f"{one.name}={one.default}" for one in known.values())
+            raise InputError(f"{format.name}: {name}={value}", expected=told or "no settings")
+    return replace(format, **given) if given else format
+
+
+def _named(name: str) -> Format:
     if name in FORMATS:
         return FORMATS[name]
     near = difflib.get_close_matches(name, FORMATS, 1)

@@ -85,9 +85,15 @@ class VidKv(Windowed):
         assert salience is not None
         return together(rows, salience, self._salient(rows.shape[2]))
 
-    def leaving(self, side: Side, waiting: int) -> int:
-        """Return how many appended rows are coded now."""
-        return waiting // self.window * self.window
+    @property
+    def waits(self) -> int:
+        """None: appended rows are coded as soon as they are enough."""
+        return 0
+
+    @property
+    def unit(self) -> int:
+        """How many appended rows are coded at once."""
+        return self.window
 
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None

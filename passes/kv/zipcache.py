@@ -64,9 +64,15 @@ class ZipCache(Windowed):
         assert salience is not None
         return together(rows, salience, self._salient(rows.shape[2]))
 
-    def leaving(self, side: Side, waiting: int) -> int:
-        """Return how many appended rows are coded now."""
-        return waiting // self.gap * self.gap
+    @property
+    def waits(self) -> int:
+        """None: appended rows are coded as soon as they are enough."""
+        return 0
+
+    @property
+    def unit(self) -> int:
+        """How many appended rows are coded at once."""
+        return self.gap
 
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None

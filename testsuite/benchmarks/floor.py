@@ -9,6 +9,9 @@ What ``tokopt bench`` measures, in one run, of one of these at budget 0.1 on eve
                        floor.py --shape llava-1.5-7b --dtype float16 --layers 8,12
                                 --targets aotinductor-cuda,aotinductor-cuda-plain,onnxruntime-cuda
 
+``--decode``: the same as two programs, prefill and decode; a token and a prompt with an answer are
+timed as well, and ``--kv int8`` stores the artifact's cache so.  Results are floor-decode*.*.
+
 Of ``--layers`` N, M two depths are measured, and milliseconds at the model's whole depth are said
 to lie on the line through both; nothing else is extrapolated.  Outputs are checked by the gates of
 the compilation.
@@ -40,7 +43,11 @@ from transformers import (
 import tokopt
 from tokopt.cli.bench import as_data
 from tokopt.cli.bencher import bench
+from tokopt.cli.capture_families import FAMILIES
+from tokopt.cli.capture_generation import Generation
+from tokopt.cli.capture_request import Request
 from tokopt.ir.program import Program
+from tokopt.ir.save import save
 from tokopt.targets.manifest import versions
 
 RESULTS = Path(__file__).with_name("results")
@@ -63,14 +70,20 @@ class Logits(torch.nn.Module):
         return logits
 
 
-def model() -> Program:
+def middle(decode: bool) -> Program:
     """Return the exported model, with its inputs."""
     sizes = dict(hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS)
     vision = CLIPVisionConfig(**sizes, intermediate_size=2048, image_size=SIDE, patch_size=PATCH)
     text = LlamaConfig(**sizes, intermediate_size=1408, vocab_size=1000, pad_token_id=0)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
     made = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-    module = Logits(randomise(made.eval().requires_grad_(False), 0))
+    made = randomise(made.eval().requires_grad_(False), 0)
+    if decode:
+        request = Request((SIDE, SIDE), VISUAL + WORDS, decode=True)
+        capture = FAMILIES[config.model_type].prepare(made, request, {})
+        with torch.no_grad():
+            return Program(Generation.of(capture, request).trace())
+    module = Logits(made)
     drawn = torch.Generator().manual_seed(0)
     words = torch.randint(3, IMAGE, (1, WORDS), generator=drawn)
     image = torch.full((1, VISUAL), IMAGE)
@@ -83,7 +96,7 @@ def model() -> Program:
 def programs(args: argparse.Namespace) -> Iterator[tuple[int, Program]]:
     """Yield the programs to measure, each with how many layers the consumer has."""
     if args.shape == MIDDLE:
-        yield LAYERS, model()
+        yield LAYERS, middle(args.decode)
         return
     shape = SHAPES[args.shape]
     for layers in args.layers or [shape.layers]:
@@ -118,7 +131,9 @@ def machine(args: argparse.Namespace) -> str:
 def measured(archive: Path, folder: Path, target: str, args: argparse.Namespace) -> dict[str, Any]:
     """Compile for a target and time what comes out."""
     start = time.perf_counter()
-    made = tokopt.compile(archive, folder, budget=args.budget, method=args.method, target=target)
+    made = tokopt.compile(
+        archive, folder, budget=args.budget, method=args.method, target=target, kv=args.kv
+    )
     compiled = time.perf_counter() - start
     found = bench(folder, archive, rounds=args.rounds, memory=True, quiet=False)
     return {
@@ -132,18 +147,20 @@ def measured(archive: Path, folder: Path, target: str, args: argparse.Namespace)
 def table(data: Mapping[str, Any]) -> str:
     """Return the numbers as Markdown."""
     lines = [
-        "| target | layers | original ms | compiled ms | floor ms | original / compiled "
+        "| target | layers | what | original ms | compiled ms | floor ms | original / compiled "
         "| original / floor | compiled / floor | selector alone ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in data["targets"]:
-        timed = one["timed"][0]
-        milli = [f"{timed['seconds'][who]['median'] * 1e3:.1f}" for who in timed["seconds"]]
-        names = ("original/compiled", "original/floor", "compiled/floor")
-        ratio = [f"{timed[name]['median']:.3f}" for name in names]
-        alone = sum(stage["median"] for stage in timed["stage_seconds"].values())
-        cells = [one["target"], str(one["layers"]), *milli, *ratio, f"{alone * 1e3:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        for timed in one["timed"]:
+            taken = (timed["seconds"].get(who) for who in ("original", "compiled", "floor"))
+            milli = ["" if found is None else f"{found['median'] * 1e3:.1f}" for found in taken]
+            names = ("original/compiled", "original/floor", "compiled/floor")
+            ratio = ["" if timed[n] is None else f"{timed[n]['median']:.3f}" for n in names]
+            alone = sum(stage["median"] for stage in timed["stage_seconds"].values())
+            stages = f"{alone * 1e3:.2f}" if timed["stage_seconds"] else ""
+            cells = [one["target"], str(one["layers"]), timed["what"], *milli, *ratio, stages]
+            lines.append(f"| {' | '.join(cells)} |")
     for target, taken in data["whole_depth_ms"].items():
         rest = ", ".join(f"{who} {milli:.1f} ms" for who, milli in taken.items())
         lines += ["", f"{target} at {data['whole_depth']} layers, extrapolated: {rest}."]
@@ -159,7 +176,7 @@ def described(args: argparse.Namespace) -> tuple[str, int]:
     """Return what is measured in words, and the layers that its consumer really has."""
     if args.shape == MIDDLE:
         words = f"{LAYERS} + {LAYERS} layers, width {WIDTH}, {VISUAL} visual tokens, {WORDS} words"
-        return words, LAYERS
+        return words + ("" if args.kv is None else f"; the artifact's cache in {args.kv}"), LAYERS
     shape = SHAPES[args.shape]
     widths = "real widths" if args.share == 1 else f"widths divided by {args.share}: a try"
     tower = f" behind a tower of {shape.tower} layers" if shape.tower else ""
@@ -179,10 +196,15 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--targets", default="onnxruntime-cpu,aotinductor")
     flags.add_argument("--budget", type=float, default=0.1)
     flags.add_argument("--method", help="the default method where none is given")
+    flags.add_argument("--decode", action="store_true", help="prefill and decode (middle)")
+    flags.add_argument("--kv", help="the format of the artifact's cache, with --decode")
     flags.add_argument("--rounds", type=int, default=30)
     flags.add_argument("--threads", type=int, default=1)
     flags.add_argument("--out", type=Path, default=RESULTS)
-    return flags.parse_args()
+    args = flags.parse_args()
+    if args.decode and args.shape != MIDDLE:
+        flags.error("--decode is of the model of middle size")
+    return args
 
 
 def main() -> None:
@@ -194,7 +216,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="tokopt-") as place:
         for layers, program in programs(args):
             archive = Path(place, "model.pt2")
-            torch.export.save(program.main, archive)
+            save(program, archive)
             del program
             for target in args.targets.split(","):
                 with TemporaryDirectory(dir=place) as folder:
@@ -214,7 +236,8 @@ def main() -> None:
         "targets": found,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    name = "floor" if args.shape == MIDDLE else f"floor-{args.shape}"
+    of = [args.shape] * (args.shape != MIDDLE) + ["decode"] * args.decode
+    name = "-".join(["floor", *of, *([] if args.kv is None else [args.kv.replace("/", "-")])])
     (args.out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     (args.out / f"{name}.md").write_text(table(data))
     print(table(data))

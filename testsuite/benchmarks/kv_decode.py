@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.nn.functional import scaled_dot_product_attention
 
-from tokopt.passes.kv.program import Kept, with_stored
+from tokopt.passes.kv.kept import Kept
+from tokopt.passes.kv.program import with_stored
 from tokopt.passes.kv.registry import FORMATS
 from tokopt.passes.kv.samples import Samples
 from tokopt.passes.normalize import normalize
@@ -133,8 +134,8 @@ def ways_of(given: dict[str, Tensor], folder: Path) -> dict[str, tuple[Way, Tens
         for side, rows in (("key", "keys"), ("value", "values")):
             constants = FORMATS[name].calibrate(side, Samples([given[rows]]))
             one = kept[rows] = Kept(rows[0], side, FORMATS[name], constants)
-            stored[rows] = one.store(given[rows], constants)
-            seen[rows] = one.read(torch.float32, stored[rows], constants)
+            stored[rows] = one.handed(given[rows])
+            seen[rows] = one.alone(stored[rows])
         wanted, outputs = Layer()(**seen)[0], {1: kept["keys"], 2: kept["values"]}
         for title, raised in (("raised", True), ("written out", False)):
             program = with_stored(exported, kept, outputs, raised)

@@ -4,7 +4,8 @@ Plans are searched on training pictures, then answer held-out questions through 
 the methods at the same budget (results/accuracy-MODEL.json, the same questions).  Also: how plans
 judged are ordered by the objective and by accuracy and by retained flow (Spearman), and how long a
 plan takes, everything the search does included, against a plain loop over the same plans that
-rewrites the program as it came and runs it and the original on all samples from the start.
+rewrites the program as it came and runs it and the original on all samples from the start.  Both
+in processor seconds of one thread, so that other work on the machine does not tell.
 Writes results/search.{json,md}; whatever was measured is written at once, and what is there already
 (on as many samples and trials, with the same methods) is not measured again: a run that was killed
 goes on.  ``--again`` searches once more with the same seed and notes whether the plan is the same.
@@ -31,6 +32,7 @@ import tokopt
 from tokopt.cli.eval import numbers
 from tokopt.cli.eval_accuracy import answers
 from tokopt.ir.facts import Facts, analyse
+from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.methods.order import ORDER
@@ -59,11 +61,11 @@ def searched(model: str, budget: str, count: int, held_out: int, trials: int) ->
     program, batches, original = given(model, held_out)
     with torch.no_grad():
         facts = analyse(normalize(program.main))
-        start = time.perf_counter()
+        start = time.process_time()
         grid = GRIDS.get(model)
         search = Search(facts, calibration(model, count), Fraction(budget), METHODS, grid=grid)
         found = search.run(EFFORTS["default"].with_trials(trials))
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         plain = plain_seconds(facts, search, found)
         flows = [(j, search._flow.retained(j.plan)) for j in found.judged if may_flow(search, j)]
     with TemporaryDirectory(prefix="tokopt-") as folder:
@@ -109,13 +111,13 @@ def plain_seconds(facts: Facts, search: Search, found: Found) -> float:
     """Return what a plan takes to be rewritten and run whole, on all samples, on average."""
     judged = [j.plan for j in found.judged if j.plan is not None]
     plans = judged[:: -(-len(judged) // PLAIN)]
-    start = time.perf_counter()
+    start = time.process_time()
     for plan in plans:
-        exported = apply_plan(facts.exported, plan, find_method).exported
+        applied = apply_plan(facts.exported, plan, find_method)
         for inputs in search._objective.replay.batches:
             run_program(facts.exported, inputs)
-            run_program(exported, inputs)
-    return (time.perf_counter() - start) / len(plans)
+            run_program(applied.exported, with_memory(applied.memory, inputs))
+    return (time.process_time() - start) / len(plans)
 
 
 def order(model: str, budget: str, judged: list[Any], measure: str) -> float | None:
@@ -157,7 +159,8 @@ def told_plan(plan: Plan) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| model | budget | plan found | accuracy | best method | plans | s a plan (plain loop) |",
+        "| model | budget | plan found | accuracy | best method | plans "
+        "| processor s a plan (plain loop) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -197,8 +200,8 @@ def beside(rows: list[dict[str, Any]]) -> str:
             "",
             f"Spearman of nearness with accuracy over the methods: {orders}; "
             f"of retained flow with nearness (cosine): {row['flow_to_distance']}. "
-            f"{row['judged']} plans in {row['seconds']} s, searched on {row['samples']} samples "
-            f"with {row['trials']} trials."
+            f"{row['judged']} plans in {row['seconds']} processor s, searched on "
+            f"{row['samples']} samples with {row['trials']} trials."
             + (f" Same seed, same plan: {row['again']}." if "again" in row else ""),
         ]
         parts.append("\n".join(lines))
@@ -248,6 +251,7 @@ def written() -> list[dict[str, Any]]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     """Write what was measured so far."""
+    rows = sorted(rows, key=lambda row: (row["model"], -row["budget"]))
     data = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),

@@ -29,7 +29,6 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
-from tokopt.passes.kv.asked import BITS
 from tokopt.passes.kv.int4 import Int4
 from tokopt.passes.kv.int8 import Int8
 from tokopt.passes.limits import Limits
@@ -170,10 +169,10 @@ def test_a_limit_of_bytes_leaves_more_rows_in_fewer_bits(built: Built, tmp_path:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--kv-bits", "2"), 2, "a cache of 2 bits"),
+        (("--kv-bits", "3"), 2, "a cache of 3 bits"),
         (("--kv", "int9"), 2, "no cache format 'int9'"),
         (("--kv", "int8/int4/int8"), 2, "that of keys / of values"),
-        (("--kv", "kivi"), 3, "in a window or in pools"),
+        (("--kv", "vidkv"), 3, "salient rows apart"),
     ],
 )
 def test_formats_that_no_program_stores_are_refused(
@@ -258,7 +257,8 @@ def test_auto_takes_bits_from_the_layers_that_lose_least(
     separate = Separate.of(load(built.archive))
     every = separate.inputs(None)
     decoding = separate.decoding(analyse(separate.joined))
-    both = {n: measured(separate, decoding, every, {"key": n, "value": n}) for n in BITS.values()}
+    names = cache_bits.STEPS
+    both = {n: measured(separate, decoding, every, {"key": n, "value": n}) for n in names}
     trial = cache_bits._Trial(separate, both, every)
 
     def formats(most: float) -> list[str]:

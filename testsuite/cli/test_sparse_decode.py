@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,10 @@ from tokopt.ir.save import save
 from tokopt.passes.sparse_decode.groups import Groups
 from tokopt.passes.sparse_decode.masked import run_sparse
 from tokopt.passes.sparse_decode.pages import Pages
+from tokopt.targets.base import Runner
 from tokopt.targets.long_caches import LongCaches
 from tokopt.targets.manifest import read_manifest
+from tokopt.targets.programs import CodedCache, Coder
 
 SIZES = Sizes(layers=4, tower_layers=1, longest=256)
 ASKED = "delta{page=4 pages=6 recent=2 from=48}"
@@ -101,10 +103,21 @@ def masked(separate: Separate, made: Compiled, asked: dict[str, Tensor], rows: i
 def test_which_program_runs_goes_by_the_length_of_the_caches(built: Built) -> None:
     how, ran = built.made.manifest.decoding, list[str]()
     assert how is not None
-    runner = LongCaches(how, 48, "full", "sparse", lambda part: lambda step: ran.append(part) or {})
+    (decode,) = (one for one in built.made.manifest.programs if one.name == "decode")
+
+    def opened(part: str) -> Runner:
+        return lambda step: ran.append(part) or {}
+
+    runner = LongCaches(how, decode, 48, "sparse", opened)
     for rows in (46, 47, 48):
         runner({name: torch.zeros(1, 4, rows, 12) for name in CACHES})
-    assert ran == ["full", "sparse", "sparse"]
+    coded = tuple(CodedCache(name, {"codes": f"{name}_codes"}) for name in CACHES)
+    coder = Coder("coder", "-coder", decode.signature, unit=8, caches=coded)
+    runner = LongCaches(how, replace(decode, coders=(coder,)), 48, "sparse", opened)
+    for rows in (30, 31):  # and 16 rows that are coded
+        step = {name: torch.zeros(1, 4, rows, 12) for name in CACHES}
+        runner({**step, **{f"{name}_codes": torch.zeros(1, 4, 2, 8) for name in CACHES}})
+    assert ran == ["-decode", "sparse", "sparse", "-decode", "sparse"]
 
 
 @pytest.mark.exhaustive

@@ -15,7 +15,8 @@ from tokopt.ir.cache import find_caches
 from tokopt.ir.cache_sides import find_layer_caches
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.turning import Turning, find_turning
-from tokopt.passes.kv.program import Kept, with_stored
+from tokopt.passes.kv.kept import Kept
+from tokopt.passes.kv.program import with_stored
 from tokopt.passes.kv.registry import FORMATS
 from tokopt.passes.kv.samples import Samples
 from tokopt.passes.normalize import normalize
@@ -77,15 +78,15 @@ def test_prefill_and_two_steps_are_those_of_the_format_around_them(format: str) 
     got_logits, *stored = ran(first, ids, features)
     assert torch.equal(got_logits, logits)
     for side, one, full in zip(sides, stored, rows, strict=True):
-        assert torch.equal(one, side.store(full, side.constants))
+        assert torch.equal(one, side.handed(full))
     token, place = ids[:, -1:], torch.full_like(ids[:, :1], ids.shape[1])
     for number in range(2):
-        whole = [k.read(torch.float32, s, k.constants) for k, s in zip(sides, stored, strict=True)]
+        whole = [k.alone(s) for k, s in zip(sides, stored, strict=True)]
         wanted, *grown = ran(decode, token, place + number, whole)
         got, *now = ran(step, token, place + number, stored)
         assert torch.allclose(got, wanted, atol=1e-5)
         for k, one, full in zip(sides, now, grown, strict=True):
-            assert torch.equal(one, k.store(full, k.constants))
+            assert torch.equal(one, k.handed(full))
         stored = [torch.cat(pair, 2) for pair in zip(stored, now, strict=True)]
     saved = sum(one.nbytes for one in now) / sum(2 * one.numel() for one in grown)
     assert saved == pytest.approx({"half": 1, "int4": 0.25}.get(format, 0.5))

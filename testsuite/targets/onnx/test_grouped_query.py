@@ -15,7 +15,8 @@ from torch.export import Dim, ExportedProgram, export
 from torch.nn.functional import scaled_dot_product_attention
 
 from tokopt.passes.decompose import decompose, dialect_nodes
-from tokopt.passes.kv.program import Kept, with_stored
+from tokopt.passes.kv.kept import Kept
+from tokopt.passes.kv.program import with_stored
 from tokopt.passes.kv.registry import FORMATS
 from tokopt.passes.normalize import normalize
 from tokopt.targets.calling import runner_of
@@ -89,7 +90,7 @@ def made(
     }
     outputs = {1: kept["keys"], 2: kept["values"]}
     for name, one in kept.items():
-        given[name] = one.store(given[name], one.constants)
+        given[name] = one.handed(given[name])
     plain, raised = (with_stored(exported, kept, outputs, way) for way in (False, True))
     return plain, raised, given
 
