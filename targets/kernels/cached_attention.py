@@ -10,8 +10,8 @@ as half precision with other exponents, for GPUs before sm_89 have no instructio
 
 Roofline: it must read ``2 B G T d`` bytes of 8-bit codes, half of 4-bit ones, and little else
 (24 bytes for every 256 rows and query channel): at 8,192 rows, 8 heads of 128, 16.8 MB, 3.5 µs at
-4.8 TB/s, where fp16 takes twice that.  Measured on no GPU yet; the interpreter has proven it, and at
-a head width of 128 its machine code spills no register.
+4.8 TB/s, where fp16 takes twice that.  Measured on no GPU yet; the interpreter has proven it, and
+at a head width of 128 its machine code spills no register.
 """
 
 from __future__ import annotations
