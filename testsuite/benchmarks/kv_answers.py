@@ -4,7 +4,7 @@ The trained LLaVA (testsuite/models) is exported with decode and compiled for ON
 budget in each format of its cache.  Prefill reads a held-out question but its last token, decode
 reads that one on the cache that prefill stored, and answers: so what is counted is what selection
 and bits do together, in the programs that are shipped.  Scales are measured on training questions.
-Bytes are those of the cache that prefill gave.  Writes results/kv_answers.{json,md} and the table
+Bytes are those of the cache that decode takes.  Writes results/kv_answers.{json,md} and the table
 of docs/kv.md.
 """
 
@@ -29,11 +29,12 @@ from torch import Tensor
 import tokopt
 from tokopt.cli.main import main as tokopt_main
 from tokopt.ir.load import load
+from tokopt.targets.coding import coded
 from tokopt.targets.manifest import versions
 from tokopt.targets.runtime import Artifact
 
 BUDGETS = (1.0, 0.25, 0.1, 0.05)
-CACHES = (None, "half", "int8", "int8/int4", "int4")
+CACHES = (None, "half", "int8", "int8/int4", "int4", "kivi{bits=4 window=0}", "kivi{window=0}")
 CALIBRATION, AT_ONCE = 8, 50
 RESULTS = Path(__file__).with_name("results")
 START, END = "<!-- kv_answers -->\n", "<!-- end of kv_answers -->\n"
@@ -51,12 +52,15 @@ def given(asked: Samples) -> dict[str, Tensor]:
 
 
 def answers(model: Artifact, batches: Sequence[Samples]) -> tuple[Tensor, float]:
-    """Return the answers, and the bytes of a question's cache as prefill gave it."""
+    """Return the answers, and the bytes of a question's cache as decode takes it."""
     found, size, links = [], 0.0, model.manifest.links
     for asked in batches:
         ran = model(given(asked))
         found.append(ran["decode_logits"][:, -1].argmax(-1))
-        size += sum(ran[link.output].nbytes for link in links if link.target == "decode")
+        state = {link.input: ran[link.output] for link in links if link.target == "decode"}
+        for entry in model.manifest.programs:
+            state = coded(entry.coders, state, lambda coder: model.program(coder.name).on_device)
+        size += sum(value.nbytes for value in state.values())
     return torch.cat(found), size / sum(len(asked.answers) for asked in batches)
 
 
