@@ -72,7 +72,8 @@ def with_grouped_query(exported: ExportedProgram) -> ExportedProgram:
 
 def _fits(node: fx.Node) -> bool:
     """Whether the operator takes the call."""
-    query, key, _, *codes = (one.meta["val"] for one in node.args[:5])
+    given: Any = node.args
+    query, key, _, *codes = (one.meta["val"] for one in given[:5])
     types = {one.dtype for one in codes}
     one_row = query.shape[2] == key.shape[2] == 1 and query.dtype == torch.float32
     return one_row and query.shape[3] % EIGHT == 0 and types in ({torch.int8}, {torch.uint8})
@@ -80,7 +81,8 @@ def _fits(node: fx.Node) -> bool:
 
 def _written_out(graph: fx.Graph, node: fx.Node, mode: FakeTensorMode) -> fx.Node:
     """Insert the attention over rows read back in full, in the query's type."""
-    *given, bias, scale = node.args
+    args: Any = node.args
+    *given, bias, scale = args
     keys, values = splice(graph, _read_back, given, mode)
     if isinstance(bias, fx.Node):
         dtype = node.meta["val"].dtype
