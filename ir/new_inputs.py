@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def new_size(mode: FakeTensorMode, name: str) -> torch.SymInt:
     environment = mode.shape_env
     if environment is None:
         raise UnsupportedError("a program of constant sizes gets no free one")
+    for one in environment.var_to_range:  # those of a loaded program are not counted as taken
+        environment.unique_ids.update(map(int, re.findall(r"\d+$", one.name)))
     source = ConstantSource(name)
     with environment.ignore_fresh_unbacked_symbols():
         symbol = environment.create_symbol(
