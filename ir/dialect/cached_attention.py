@@ -10,6 +10,9 @@ from torch import Tensor
 from tokopt.ir.dialect.attention_rows import LOWEST
 from tokopt.ir.dialect.declare import op
 
+CODES = (torch.int8, torch.uint8, torch.float8_e4m3fn)
+"""What codes are stored in."""
+
 
 def _samples() -> list[tuple[Any, ...]]:
     numbers = torch.Generator().manual_seed(0)
@@ -50,11 +53,12 @@ def cached_attention(
     """Return the attention of R queries over T rows of a cache, ``[B, H, R, d]``.
 
     ``query`` is ``[B, H, R, d]``; query heads share the G heads of the cache in equal groups of
-    neighbours.  ``keys`` and ``values`` are stored rows, the new ones last: codes int8
-    ``[B, G, T, d]``, or uint8 ``[B, G, T, d / 2]`` with the even channel in the low nibble and 8
-    for 0.  A code stands for ``code * scale + centre``, constants fp32 ``[1, G, 1, d]``.  The last
-    N rows are read as ``key`` and ``value`` ``[B, G, N, d]`` have them, not as stored.  ``bias``
-    is added to the logits, of four dims, and broadcasts.  All sums are fp32.
+    neighbours.  ``keys`` and ``values`` are stored rows, the new ones last: codes int8 or
+    float8_e4m3fn ``[B, G, T, d]``, or uint8 ``[B, G, T, d / 2]`` with the even channel in the low
+    nibble and 8 for 0.  A code stands for ``code * scale + centre``, constants fp32
+    ``[1, G, 1, d]``.  The last N rows are read as ``key`` and ``value`` ``[B, G, N, d]`` have them,
+    not as stored.  ``bias`` is added to the logits, of four dims, and broadcasts.  Query, ``key``
+    and ``value`` may be of half precision; all sums are fp32, the result is of the query's type.
     """
     old = keys.shape[2] - key.shape[2]
     past = _read(keys.narrow(2, 0, old), key_scale, key_centre)
@@ -79,10 +83,10 @@ def _read(codes: Tensor, scale: Tensor, centre: Tensor) -> Tensor:
 def steps_of(codes: Tensor) -> Tensor:
     """Return the steps of codes of 8 or 4 bits, fp32."""
     torch._check(
-        codes.dtype in (torch.int8, torch.uint8),
-        lambda: "cached_attention: codes are int8, or uint8 with two of 4 bits in each",
+        codes.dtype in CODES,
+        lambda: "cached_attention: codes are int8, E4M3, or uint8 with two of 4 bits in each",
     )
-    if codes.dtype == torch.int8:
+    if codes.dtype != torch.uint8:
         return codes.float()
     high = torch.div(codes, 16, rounding_mode="floor")
     return torch.stack([codes % 16, high], -1).flatten(-2).float() - 8

@@ -1,8 +1,8 @@
 """Raising: attention over a stored cache becomes one call of ``tokopt::cached_attention``.
 
 What a target without that operator runs is left as it is: rows are read back in full, and attention
-reads those.  Raised is fused attention of one new row whose keys and values are both stored in
-static codes of the same width; where query heads share the cache's, the cache's rows may be written
+reads those.  Raised is fused attention of a step of few new rows whose keys and values are both
+stored in static codes; where query heads share the cache's, the cache's rows may be written
 out for each of them in front of the attention, neighbours alike.
 """
 
@@ -19,11 +19,14 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true as known
 
 from tokopt.ir.attention import FUSED
 from tokopt.ir.dialect import OPS
+from tokopt.ir.dialect.cached_attention import CODES
 from tokopt.ir.dims import arguments_of, operator_name
 from tokopt.ir.trace import call, splice
 
 aten = torch.ops.aten
-CODES = (torch.int8, torch.uint8)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MOST_ROWS = 16
+"""New rows of a step.  More are a prompt, whose own rows are most of what attention reads."""
 
 SAME = frozenset(
     {aten.alias.default, aten.clone.default, aten.contiguous.default, aten.slice.Tensor}
@@ -57,8 +60,6 @@ def raise_attention(
         keys, values = (_stored(given[side], query, stored) for side in ("key", "value"))
         if keys is None or values is None or given.get("is_causal") or not _fits(query, mask):
             continue
-        if keys.codes.meta["val"].dtype != values.codes.meta["val"].dtype:
-            continue
         width, scale = int(query.meta["val"].shape[-1]), given.get("scale")
         with graph.inserting_before(node):
             if mask is not None and mask.meta["val"].dtype == torch.bool:
@@ -83,11 +84,11 @@ def _bias(mask: torch.Tensor) -> torch.Tensor:
 
 def _fits(query: fx.Node, mask: fx.Node | None) -> bool:
     value = query.meta["val"]
-    fits = value.ndim == 4 and value.dtype == torch.float32 and known(value.shape[2] == 1)
+    fits = value.ndim == 4 and value.dtype in FLOATS and known(value.shape[2] <= MOST_ROWS)
     if mask is None:
         return fits
     bias = mask.meta["val"]
-    return fits and bias.ndim == 4 and bias.dtype in (torch.bool, torch.float32)
+    return fits and bias.ndim == 4 and bias.dtype in (torch.bool, *FLOATS)
 
 
 def _stored(
@@ -101,7 +102,8 @@ def _stored(
         chain.append(node)
         node = node.all_input_nodes[0]
     found, value, own = stored[node], rows.meta["val"], node.meta["val"]
-    if found.codes.meta["val"].dtype not in CODES or not known(found.new.meta["val"].shape[2] == 1):
+    few = known(found.new.meta["val"].shape[2] <= MOST_ROWS)
+    if found.codes.meta["val"].dtype not in CODES or not few:
         return None
     whole = [n for n in chain if n.target in SAME]
     if any(not _equal(n.meta["val"], n.all_input_nodes[0].meta["val"]) for n in whole):

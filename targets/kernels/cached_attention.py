@@ -1,15 +1,17 @@
-"""Attention of one row over a cache of codes: read once, as stored, in parts side by side.
+"""Attention of a few rows over a cache of codes: read once, as stored, in parts side by side.
 
 Inductor writes the cache in full before it reads it: of 8 bits, nine bytes move for each that is
-stored.  Here each program reads a block of a head's rows, as codes, for all queries that share the
+stored.  Here each program reads a part of a head's rows, as codes, for all queries that share the
 head; scales go onto the query and onto the result, so that a code is only made a float, and centres
 are one number for all logits (keys) or added at the end (values).  A block leaves its peak, its sum
 of exponentials and its sum of rows, and a second kernel joins the blocks (Flash-Decoding, Dao et
-al. 2023).  The new row, which is read as it is, is one more block.
+al. 2023).  New rows, which are read as they are, are blocks of their own.  E4M3 is read bit by bit,
+as half precision with other exponents, for GPUs before sm_89 have no instruction for it.
 
 Roofline: it must read ``2 B G T d`` bytes of 8-bit codes, half of 4-bit ones, and little else
-(24 bytes for every 128 rows and query channel): at 8,192 rows, 8 heads of 128, 16.8 MB, 3.5 µs at
-4.8 TB/s, where fp16 takes twice that.  Measured on no GPU yet; the interpreter has proven it.
+(24 bytes for every 256 rows and query channel): at 8,192 rows, 8 heads of 128, 16.8 MB, 3.5 µs at
+4.8 TB/s, where fp16 takes twice that.  Measured on no GPU yet; the interpreter has proven it, and
+at a head width of 128 its machine code spills no register.
 """
 
 from __future__ import annotations
@@ -23,19 +25,25 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
-QUERIES, KEYS = 16, 128
-"""Queries of a head in one product, the least of the hardware's; rows of a block."""
+PRECISION = tl.constexpr("tf32x3")
+"""Three products on tensor cores are as exact as fp32; one of fp32 spills registers by the KB."""
+QUERIES, KEYS, PART = 16, 32, 256
+"""Queries of a head in one product, the least of the hardware's; rows in one product: more spill
+registers at a head width of 128; rows of a block."""
+
+FORMS = {torch.int8: "int8", torch.uint8: "int4", torch.float8_e4m3fn: "e4m3"}
+"""How codes are told to a kernel."""
 
 
 @triton.jit
 def block_kernel(
     query, key, value, keys, values, key_scale, key_centre, value_scale, value_centre, bias,
-    peaks, sums, parts, scale, shared, rows, old, width, blocks,
+    peaks, sums, parts, scale, shared, rows, old, new, width, blocks, fresh_at,
     c_item, c_head, c_row, v_item, v_head, v_row, b_item, b_head, b_row, b_key,
-    HEADS: tl.constexpr, BIASED: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
-    NEW: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    HEADS: tl.constexpr, BIASED: tl.constexpr, KEY_FORM: tl.constexpr, VALUE_FORM: tl.constexpr,
+    WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """One program: a block of rows of one head (the last block: the new rows), all its queries.
+    """One program: a block of rows of one head (from ``fresh_at`` on: new rows), all its queries.
 
     Query number m is row ``m % rows`` of the head's ``m // rows``-th reader.
     """
@@ -54,50 +62,47 @@ def block_kernel(
     ).to(tl.float32)  # fmt: skip
     factor = tl.load(key_scale + head * width + column, mask=held, other=0.0)
     centre = tl.load(key_centre + head * width + column, mask=held, other=0.0)
-    last = block == blocks - 1
-    at = tl.where(last, 0, block * KEYS) + tl.arange(0, KEYS)
-    is_old, is_new = at < tl.where(last, 0, old), at < tl.where(last, NEW, 0)
-    inside = is_old | is_new
-    stored, fresh = is_old[:, None] & held[None, :], is_new[:, None] & held[None, :]
-    exact = ((item * HEADS + head) * NEW + at[:, None]) * width + column[None, :]
-    byte = column if KEY_BITS == 8 else column // 2
-    codes = tl.load(
-        keys + item * c_item + head * c_head + at[:, None] * c_row + byte[None, :],
-        mask=stored, other=0,
-    )  # fmt: skip
-    if KEY_BITS == 4:
-        codes = ((codes >> ((column % 2) * 4).to(tl.uint8)[None, :]) & 15).to(tl.int32) - 8
-    new = tl.load(key + exact, mask=fresh, other=0.0).to(tl.float32)
-    # old rows are read in steps: their scale goes onto the query, their centre onto all logits
-    read = tl.where(last, new, codes.to(tl.float32))
-    logits = tl.dot(
-        asks * tl.where(last, 1.0, factor)[None, :], tl.trans(read), input_precision="ieee"
-    )
-    logits += tl.where(last, 0.0, tl.sum(asks * centre[None, :], 1))[:, None]
-    logits *= scale
-    if BIASED:
-        reader = head * shared + number // rows
-        there = bias + item * b_item + reader[:, None] * b_head + (number % rows)[:, None] * b_row
-        there += (at + tl.where(last, old, 0))[None, :] * b_key
-        logits += tl.load(there, mask=asked[:, None] & inside[None, :], other=0.0)
-        logits = tl.maximum(logits, LOWEST)
-    logits = tl.where(inside[None, :], logits, float("-inf"))
-    peak = tl.max(logits, 1)
-    weights = tl.exp(logits - peak[:, None])
-    total = tl.sum(weights, 1)
-
-    byte = column if VALUE_BITS == 8 else column // 2
-    codes = tl.load(
-        values + item * v_item + head * v_head + at[:, None] * v_row + byte[None, :],
-        mask=stored, other=0,
-    )  # fmt: skip
-    if VALUE_BITS == 4:
-        codes = ((codes >> ((column % 2) * 4).to(tl.uint8)[None, :]) & 15).to(tl.int32) - 8
-    new = tl.load(value + exact, mask=fresh, other=0.0).to(tl.float32)
-    mixed = tl.dot(
-        weights, tl.where(last, new, tl.where(stored, codes.to(tl.float32), 0.0)),
-        input_precision="ieee",
-    )  # fmt: skip
+    last = block >= fresh_at
+    begin = tl.where(last, block - fresh_at, block) * PART
+    end = tl.minimum(tl.where(last, new, old), begin + PART)
+    key_steps = tl.where(last, 1.0, factor)
+    peak = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    mixed = tl.zeros((QUERIES, WIDTH), tl.float32)
+    for start in tl.range(begin, end, KEYS, num_stages=2):
+        at = start + tl.arange(0, KEYS)
+        inside = at < end
+        stored = (at < tl.where(last, 0, end))[:, None] & held[None, :]
+        fresh = (at < tl.where(last, end, 0))[:, None] & held[None, :]
+        exact = ((item * HEADS + head) * new + at[:, None]) * width + column[None, :]
+        there = keys + item * c_item + head * c_head + at[:, None] * c_row
+        steps = _steps(there, column, stored, KEY_FORM)
+        own = tl.load(key + exact, mask=fresh, other=0.0).to(tl.float32)
+        # old rows are read in steps: their scale goes onto the query, their centre onto all logits
+        logits = tl.dot(
+            asks * key_steps[None, :], tl.trans(tl.where(last, own, steps)),
+            input_precision=PRECISION,
+        )  # fmt: skip
+        logits += tl.where(last, 0.0, tl.sum(asks * centre[None, :], 1))[:, None]
+        logits *= scale
+        if BIASED:
+            reader = head * shared + number // rows
+            row = (number % rows)[:, None]
+            there = bias + item * b_item + reader[:, None] * b_head + row * b_row
+            there += (at + tl.where(last, old, 0))[None, :] * b_key
+            extra = tl.load(there, mask=asked[:, None] & inside[None, :], other=0.0)
+            logits = tl.maximum(logits + extra.to(tl.float32), LOWEST)
+        logits = tl.where(inside[None, :], logits, float("-inf"))
+        higher = tl.maximum(peak, tl.max(logits, 1))
+        weights = tl.exp(logits - higher[:, None])
+        before = tl.exp(peak - higher)
+        there = values + item * v_item + head * v_head + at[:, None] * v_row
+        steps = _steps(there, column, stored, VALUE_FORM)
+        own = tl.load(value + exact, mask=fresh, other=0.0).to(tl.float32)
+        read = tl.where(last, own, tl.where(stored, steps, 0.0))
+        mixed = mixed * before[:, None] + tl.dot(weights, read, input_precision=PRECISION)
+        total = total * before + tl.sum(weights, 1)
+        peak = higher
     factor = tl.load(value_scale + head * width + column, mask=held, other=0.0)
     centre = tl.load(value_centre + head * width + column, mask=held, other=0.0)
     mixed = tl.where(last, mixed, mixed * factor[None, :] + total[:, None] * centre[None, :])
@@ -107,6 +112,20 @@ def block_kernel(
         parts + (line[:, None] * blocks + block) * width + column[None, :], mixed,
         mask=asked[:, None] & held[None, :],
     )  # fmt: skip
+
+
+@triton.jit
+def _steps(there, column, stored, FORM: tl.constexpr):
+    """Return the steps of codes, fp32, whose rows begin ``there``; what is not stored is some."""
+    byte = column // 2 if FORM == "int4" else column
+    codes = tl.load(there + byte[None, :], mask=stored, other=0)
+    if FORM == "int4":
+        codes = ((codes >> ((column % 2) * 4).to(tl.uint8)[None, :]) & 15).to(tl.int32) - 8
+    if FORM == "e4m3":  # 4 bits of exponent around 7 at the place of half's 5 around 15
+        bits = codes.to(tl.uint16)
+        half = ((bits & 0x80) << 8 | (bits & 0x7F) << 7).to(tl.float16, bitcast=True)
+        return tl.where((bits & 0x7F) == 0x7F, float("nan"), half.to(tl.float32) * 256.0)
+    return codes.to(tl.float32)
 
 
 @triton.jit
@@ -147,8 +166,8 @@ def launch(
     items, heads, rows, width = query.shape
     own, new = key.shape[1:3]
     old, shared = keys.shape[2] - new, heads // own
-    blocks = triton.cdiv(old, KEYS) + 1
-    assert new <= KEYS, "the new rows are one block"
+    fresh_at = triton.cdiv(old, PART)
+    blocks = fresh_at + triton.cdiv(new, PART)
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     keys, values = keys.contiguous(), values.contiguous()
     out = torch.empty_like(query)
@@ -158,18 +177,21 @@ def launch(
     added = peaks if bias is None else bias.expand(items, heads, rows, old + new)
     wide = max(16, triton.next_power_of_2(width))
     run(block_kernel)[(blocks, items * own, triton.cdiv(shared * rows, QUERIES))](
-        query, key, value, keys, values,
+        query, key, value, _bytes(keys), _bytes(values),
         key_scale.contiguous(), key_centre.contiguous(),
         value_scale.contiguous(), value_centre.contiguous(), added,
-        peaks, sums, parts, scale, shared, rows, old, width, blocks,
+        peaks, sums, parts, scale, shared, rows, old, new, width, blocks, fresh_at,
         *keys.stride()[:3], *values.stride()[:3], *added.stride(),
         HEADS=own, BIASED=bias is not None,
-        KEY_BITS=8 if keys.dtype == torch.int8 else 4,
-        VALUE_BITS=8 if values.dtype == torch.int8 else 4,
-        NEW=new, WIDTH=wide, QUERIES=QUERIES, KEYS=KEYS,
+        KEY_FORM=FORMS[keys.dtype], VALUE_FORM=FORMS[values.dtype],
+        WIDTH=wide, QUERIES=QUERIES, KEYS=KEYS, PART=PART,
     )  # fmt: skip
     run(joining_kernel)[(items * heads * rows,)](out, peaks, sums, parts, blocks, width, WIDTH=wide)
     return out
+
+
+def _bytes(codes: Tensor) -> Tensor:
+    return codes if codes.dtype == torch.int8 else codes.view(torch.uint8)
 
 
 @triton_op("tokopt_triton::cached_attention", mutates_args=())

@@ -8,7 +8,8 @@ row's codes behind it (which stands for the concatenation that was there).  Thre
 - It reads the new row as stored, and we as it is.  With the weight w that it gave that row (its
   output of weights) and d, by how much the row's logit is off, the sum of exponentials is off by
   ``1 + w (exp(d) - 1)``, and the row's share is ``w exp(d) v`` instead of ``w v'``: exact.
-- Its kernels want head widths in eights; other widths are written out.
+- Its kernels take one new row, fp32, head widths in eights, and codes of one type for both sides.
+  All else is written out: rows are read back in full, and attention reads those.
 
 Measured with ONNX Runtime 1.31.1's CPU kernels: added masks (also of -inf), grouped heads and
 batches agree with the reference to 5e-7; older ones were not tried and are not used.
@@ -22,12 +23,13 @@ from typing import Any
 import onnxruntime
 import torch
 from torch import Tensor, fx
+from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
 
 from tokopt.ir.dialect import OPS
 from tokopt.ir.dialect.cached_attention import steps_of
 from tokopt.ir.rebuilt import copy_graph, rebuilt
-from tokopt.ir.trace import fake_mode_of, splice
+from tokopt.ir.trace import call, fake_mode_of, splice
 
 OPERATOR = "cached_attention"
 LEAST = (1, 31)
@@ -53,8 +55,8 @@ def with_grouped_query(exported: ExportedProgram) -> ExportedProgram:
         codes: Sequence[fx.Node] = node.args[3:5]
         grown = [_grown(one) for one in codes]
         with graph.inserting_before(node):
-            if node.args[0].meta["val"].shape[-1] % EIGHT or None in grown:
-                made = splice(graph, OPS[OPERATOR].reference, node.args, mode)
+            if None in grown or not _fits(node):
+                made = _written_out(graph, node, mode)
             else:
                 parts = [part for one in grown for part in one or ()]
                 given = (*node.args[:3], *parts, *node.args[5:])
@@ -66,6 +68,49 @@ def with_grouped_query(exported: ExportedProgram) -> ExportedProgram:
             if not one.users:
                 graph.erase_node(one)
     return rebuilt(exported, graph)
+
+
+def _fits(node: fx.Node) -> bool:
+    """Whether the operator takes the call."""
+    given: Any = node.args
+    query, key, _, *codes = (one.meta["val"] for one in given[:5])
+    types = {one.dtype for one in codes}
+    one_row = query.shape[2] == key.shape[2] == 1 and query.dtype == torch.float32
+    return one_row and query.shape[3] % EIGHT == 0 and types in ({torch.int8}, {torch.uint8})
+
+
+def _written_out(graph: fx.Graph, node: fx.Node, mode: FakeTensorMode) -> fx.Node:
+    """Insert the attention over rows read back in full, in the query's type."""
+    args: Any = node.args
+    *given, bias, scale = args
+    keys, values = splice(graph, _read_back, given, mode)
+    if isinstance(bias, fx.Node):
+        dtype = node.meta["val"].dtype
+        bias = splice(graph, lambda added: added.to(dtype), [bias], mode)
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    return call(graph, attention, given[0], keys, values, bias, scale=scale, mode=mode)
+
+
+def _read_back(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_scale: Tensor,
+    key_centre: Tensor,
+    value_scale: Tensor,
+    value_centre: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return all rows of both sides, ``[B, H, T, d]``."""
+    old, times = keys.shape[2] - key.shape[2], query.shape[1] // key.shape[1]
+    past_keys = steps_of(keys.narrow(2, 0, old)) * key_scale + key_centre
+    past_values = steps_of(values.narrow(2, 0, old)) * value_scale + value_centre
+    whole = [torch.cat([past_keys.to(query.dtype), key], 2)]
+    whole += [torch.cat([past_values.to(query.dtype), value], 2)]
+    if times > 1:
+        whole = [one.unsqueeze(2).expand(-1, -1, times, -1, -1).flatten(1, 2) for one in whole]
+    return whole[0], whole[1]
 
 
 def _grown(codes: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -107,11 +107,21 @@ def _rows(codes: Tensor, scale: Tensor, centre: Tensor) -> np.ndarray:
     shape = (*codes.shape[:3], scale.shape[3])
     out = np.zeros(shape)
     for item, head, row, place in product(*map(range, shape)):
+        step: float
         if codes.dtype == torch.int8:
             step = int(codes[item, head, row, place])
+        elif codes.dtype == torch.float8_e4m3fn:
+            step = _e4m3(int(codes.view(torch.uint8)[item, head, row, place]))
         else:
             both = int(codes[item, head, row, place // 2])
             step = (both >> 4 if place % 2 else both & 15) - 8
         out[item, head, row, place] = step * float(scale[0, head, 0, place])
         out[item, head, row, place] += float(centre[0, head, 0, place])
     return out
+
+
+def _e4m3(byte: int) -> float:
+    """Read a sign, four bits of exponent, three of fraction; OCP 8-bit floating point, 5.1."""
+    exponent, fraction = byte >> 3 & 15, byte & 7
+    size = (1 + fraction / 8) * 2.0 ** (exponent - 7) if exponent else fraction / 8 * 2.0**-6
+    return -size if byte & 128 else size

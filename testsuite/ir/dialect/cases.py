@@ -113,6 +113,15 @@ CACHED: dict[str, tuple[Any, ...]] = {
     ),
 }
 
+EVERY_BYTE = (STEPS * 37 + STEPS // 7) % 256
+E4M3 = EVERY_BYTE.where(EVERY_BYTE % 128 != 127, 0).to(torch.uint8).view(torch.float8_e4m3fn)
+
+FP8: dict[str, tuple[Any, ...]] = {
+    "E4M3": (numbers(2, 4, 1, 8).sin(), ROW, -ROW, E4M3, E4M3.flip(2), *SIDES, None, 0.02),
+    "E4M3 and pairs": (numbers(2, 2, 1, 8).sin(), ROW, ROW, E4M3, PAIRS, *SIDES, None, 0.02),
+}
+"""Of ``cached_attention``, where ONNX Runtime takes no operand of the type."""
+
 FIVE = numbers(2, 5, 4).sin()
 TO = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
 EACH = torch.ones(2, 5)
@@ -129,7 +138,7 @@ SEGMENTED: dict[str, tuple[Any, ...]] = {
 
 CASES = {
     "attention_rows": ATTENTION_ROWS,
-    "cached_attention": CACHED,
+    "cached_attention": CACHED | FP8,
     "gather": GATHER,
     "restore": RESTORE,
     "segmented_mean": SEGMENTED,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from testsuite.ir.dialect import by_hand
-from testsuite.ir.dialect.cases import CASES, INF, NAN
+from testsuite.ir.dialect.cases import CASES, FP8, INF, NAN
 from testsuite.ir.dialect.programs import exported, three_ways
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -71,7 +71,7 @@ def test_torch_finds_nothing_wrong_with_an_operator(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPS)
 def test_plain_aten_and_onnx_runtime_compute_the_same(name: str, tmp_path: Path) -> None:
-    calls = [args for n, _, args in EVERY if n == name]
+    calls = [args for n, label, args in EVERY if n == name and label not in FP8]
     tensors = [a for args in calls for a in args if isinstance(a, Tensor)]
 
     def compute(given: list[Tensor]) -> list[Tensor]:

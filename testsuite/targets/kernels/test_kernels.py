@@ -90,32 +90,42 @@ def test_attention_rows_crosses_its_blocks_in_every_dtype(
 
 
 @pytest.mark.parametrize(
-    ("heads", "own", "rows", "width", "bits"), [(6, 2, 1, 24, (8, 4)), (2, 2, 20, 16, (4, 8))]
+    ("heads", "own", "rows", "width", "forms", "dtype"),
+    [
+        (6, 2, 1, 24, ("int8", "int4"), torch.float32),
+        (2, 2, 20, 16, ("int4", "int8"), torch.bfloat16),
+        (4, 2, 3, 16, ("fp8", "fp8"), torch.float16),
+        (2, 1, 140, 16, ("int8", "fp8"), torch.float32),
+    ],
 )
-def test_cached_attention_joins_its_blocks(
-    heads: int, own: int, rows: int, width: int, bits: tuple[int, int]
+def test_cached_attention_joins_its_blocks_of_old_and_new_rows_in_every_type(
+    heads: int, own: int, rows: int, width: int, forms: tuple[str, str], dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(rows)
 
-    def codes(bits: int) -> Tensor:
-        shape = [2, own, 290, width * bits // 8]
-        if bits == 8:
+    def codes(form: str) -> Tensor:
+        shape = [2, own, 290, width // (2 if form == "int4" else 1)]
+        if form == "fp8":
+            return (torch.randn(shape, generator=generator) * 99).to(torch.float8_e4m3fn)
+        if form == "int8":
             return torch.randint(-128, 128, shape, generator=generator).to(torch.int8)
         return torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    scales = [drawn(1, own, 1, width).abs() / (8 if one == 4 else 128) for one in bits]
+    scales = [drawn(1, own, 1, width).abs() / (8 if one == "int4" else 128) for one in forms]
     bias = torch.zeros(2, 1, 1, 290).masked_fill(torch.arange(290) < 130, float("-inf"))
+    rows_of = [drawn(2, n, rows, width).to(dtype) for n in (heads, own, own)]
     args = (
-        *(drawn(2, heads, rows, width), drawn(2, own, rows, width), drawn(2, own, rows, width)),
-        *(codes(bits[0]), codes(bits[1]), scales[0], drawn(1, own, 1, width)),
+        *(*rows_of, codes(forms[0]), codes(forms[1]), scales[0], drawn(1, own, 1, width)),
         *(scales[1], drawn(1, own, 1, width), bias, 0.3),
     )
     got = kernels()["cached_attention"].module.launch(direct, *args)
     wanted = OPS["cached_attention"].overload(*args)
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    near = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, wanted, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("text", ["vision:end visionzip 9", "vision:2 tome 18"])

@@ -35,6 +35,8 @@ class Form:
     mask: str = "none"
     repeat: str = "written"
     whole: bool = True
+    rows: int = 1
+    dtype: torch.dtype = torch.float32
 
 
 class Step(nn.Module):
@@ -64,25 +66,27 @@ class Step(nn.Module):
         return (out, *grown) if self.form.whole else (out, key, value)
 
 
-def made(form: Form, format: str) -> tuple[ExportedProgram, ExportedProgram, dict[str, Tensor]]:
+def made(
+    form: Form, format: str, values: str = ""
+) -> tuple[ExportedProgram, ExportedProgram, dict[str, Tensor]]:
     """Return the step with a stored cache, written out and raised, and what it takes."""
     generator = torch.Generator().manual_seed(3)
-    rows = rows_like_a_cache(PAST + 1, width=form.width)
-    query = torch.randn(ITEMS, form.heads, 1, form.width, generator=generator)
-    seen = torch.ones(ITEMS, PAST + 1)
+    rows = rows_like_a_cache(PAST + form.rows, width=form.width)
+    query = torch.randn(ITEMS, form.heads, form.rows, form.width, generator=generator)
+    seen = torch.ones(ITEMS, PAST + form.rows)
     seen[1, :4] = 0
     given = {
         "query": query, "key": rows[:, :, PAST:], "value": rows[:, :, PAST:].flip(1),
         "keys": rows[:, :, :PAST], "values": rows[:, :, :PAST].flip(1), "seen": seen,
     }  # fmt: skip
-    given = {name: value.contiguous() for name, value in given.items()}
+    given = {name: value.contiguous().to(form.dtype) for name, value in given.items()}
     shapes = {name: {} for name in given} | {"seen": {1: Dim.AUTO}}
     shapes |= {"keys": {2: Dim.AUTO}, "values": {2: Dim.AUTO}}
     exported = normalize(export(Step(form).eval(), (), given, dynamic_shapes=shapes))
-    chosen = FORMATS[format]
+    chosen, other = FORMATS[format], FORMATS[values or format]
     kept = {
         "keys": Kept("k", "key", chosen, constants_of(chosen, "key", rows)),
-        "values": Kept("v", "value", chosen, constants_of(chosen, "value", rows)),
+        "values": Kept("v", "value", other, constants_of(other, "value", rows)),
     }
     outputs = {1: kept["keys"], 2: kept["values"]}
     for name, one in kept.items():
@@ -150,9 +154,52 @@ def test_a_head_width_that_is_no_multiple_of_8_is_written_out(form: Form, tmp_pa
         torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["half", "fp8"])
-def test_formats_without_codes_of_whole_numbers_stay_written_out(format: str) -> None:
-    assert not dialect_nodes(made(Form(), format)[1].graph)
+def test_half_precision_has_no_codes_to_raise() -> None:
+    assert not dialect_nodes(made(Form(), "half")[1].graph)
+
+
+def test_fp8_is_raised_and_means_what_was_there() -> None:
+    """ONNX Runtime refuses the type; Triton's kernel reads it."""
+    plain, raised, given = made(Form(mask="bool"), "fp8")
+    assert len(dialect_nodes(raised.graph)) == 1
+    wanted, got = runner_of(plain)(given), runner_of(raised)(given)
+    for name, value in wanted.items():
+        assert got[name].dtype == value.dtype
+        torch.testing.assert_close(got[name].float(), value.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "kinds"),
+    [(Form(mask="bool"), ("int8", "int4")), (Form(mask="added", rows=3), ("int8", "int8"))],
+    ids=["two formats", "three rows"],
+)
+def test_what_the_operator_does_not_take_is_raised_and_written_out_again(
+    form: Form, kinds: tuple[str, str], tmp_path: Path
+) -> None:
+    plain, raised, given = made(form, *kinds)
+    assert len(dialect_nodes(raised.graph)) == 1
+    target = find("onnxruntime-cpu")
+    target.lower(raised, tmp_path)
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    assert operators["Attention"] == 1 and not operators["GroupQueryAttention"]
+    wanted = runner_of(plain)(given)
+    for run in (runner_of(raised), target.open(tmp_path)):
+        for name, value in run(given).items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_in_half_precision_it_is_raised_and_nearer_than_what_was_there() -> None:
+    full, halves = made(Form(), "int8"), made(Form(dtype=torch.float16), "int8")
+    assert len(dialect_nodes(halves[1].graph)) == 1
+    exact, *_ = runner_of(full[0])(full[2]).values()
+    (was, *_), (got, *_) = (runner_of(one)(halves[2]).values() for one in halves[:2])
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), exact, rtol=4e-3, atol=4e-3)
+    assert (got.float() - exact).abs().mean() <= (was.float() - exact).abs().mean()
+
+
+def test_a_prompts_rows_are_not_raised() -> None:
+    assert not dialect_nodes(made(Form(rows=17), "int8")[1].graph)
 
 
 def test_heads_that_read_in_turns_stay_written_out() -> None:
