@@ -204,7 +204,7 @@ def compile(
                 made[0].verdicts.extend(sparse.judge_target(chosen, draft))
         if searcher is not None:
             (draft / SEARCH).write_text(searcher.table(), encoding="utf-8")
-        ran = (chosen.name, program.sha256, named, clock)
+        ran = (chosen, program.sha256, named, clock)
         manifest = record(draft, made, whole, None if sparse is None else sparse.record, *ran)
     if searcher is not None:
         journal_of(folder).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 Weights are not read: a 7B-size archive is inspected in the memory of its graph.  Of an artifact
 folder its ``program.pt2`` is shown, with the links that the manifest has.  With ``--metrics`` the
 program is run once, and what its attention does is shown too.  With ``--target`` an artifact's
-lowered model is shown instead: what its runtime runs as one operator, and what not.
+lowered model is shown instead: where it runs, what is one operator there, and what is not.
 """
 
 from __future__ import annotations

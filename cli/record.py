@@ -12,6 +12,7 @@ from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.cli.write_tensors import write_tensors
 from tokopt.targets.artifact import LOG, PLAN, seal
+from tokopt.targets.base import Target
 from tokopt.targets.manifest import FAILED, OK, Manifest, Run, SparseStep
 from tokopt.targets.parts import of_part
 
@@ -21,7 +22,7 @@ def record(
     made: Sequence[Candidate],
     whole: Whole,
     sparse: SparseStep | None,
-    target: str,
+    target: Target,
     sha256: str,
     device: str,
     clock: Clock,
@@ -42,7 +43,8 @@ def record(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     first, *further = entries
     manifest = Manifest(
-        target=target,
+        target=target.name,
+        choices=target.choices(draft),
         placeholders=whole.placeholders,
         input_sha256=sha256,
         seed=made[0].checked.plan.seed,

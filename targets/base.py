@@ -59,6 +59,14 @@ class Target(Protocol):
         """
         ...
 
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return, by file, what was decided for this machine's device, in words, by what it is.
+
+        ``folder`` holds what ``lower`` wrote; the manifest has it.  Empty where nothing depends on
+        the device.
+        """
+        ...
+
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load what ``lower`` wrote.  Raises ``InputError`` for a file that does not load."""
         ...

@@ -29,11 +29,11 @@ from tokopt.targets.signature import Signature
 
 MANIFEST = "manifest.json"
 FORMAT = "tokopt artifact"
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 """2 adds ``placeholders`` and ``variants``, 3 ``programs`` and ``links``, 4 what the selector costs
 and ``memory``, 5 ``padding`` and masks of placeholders, 6 ``decoding``, 7 several programs in
 variants, ``cache`` and ``device``, 8 ``refresh``, 9 ``sparse``, 10 ``coders`` of programs and the
-``window`` of a cached layer; older ones still load."""
+``window`` of a cached layer, 11 ``choices``; older ones still load."""
 OK, FAILED = "ok", "failed"
 
 
@@ -176,7 +176,8 @@ class Manifest:
     ``device``: of which latency was predicted, empty where of none.  ``cache``: how decode's layers
     store what they read, empty where that is in full.  ``refresh``: the program that runs in the
     place of the first budget's every so many calls, where that one reuses what it computed.
-    ``sparse``: what decodes on long caches.
+    ``sparse``: what decodes on long caches.  ``choices``: by lowered file, what the target decided
+    for the device that it was compiled on, in words.
     """
 
     target: str
@@ -199,6 +200,7 @@ class Manifest:
     cache: tuple[CachedLayer, ...] = ()
     refresh: Refresh | None = None
     sparse: SparseStep | None = None
+    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     status: str = OK
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -267,6 +269,7 @@ def upgraded(text: str) -> str:
         "decoding": None,
         "refresh": None,
         "sparse": None,
+        "choices": {},
         **json.loads(text),
     }
     found["placeholders"] = [{"mask": None, **asked} for asked in found["placeholders"]]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._inductor import cpp_builder
+from torch._inductor import cpp_builder, cpu_vec_isa
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 
@@ -95,6 +95,14 @@ class AotInductor:
                 ) from error
         return (package, write_signature(signature, folder, part))
 
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return for what the machine code is, and whose kernels stand in it."""
+        ours = ", ".join(sorted(self.native)) or "none: Inductor's alone"
+        made = {"code_for": _machine(self.device), "kernels_of_ours": ours}
+        if self.device != "cpu":
+            made["cuda_graph"] = "no: the package launches kernel by kernel"
+        return {file.name: made for file in sorted(folder.glob(of_part(PACKAGE, "*")))}
+
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load ``model.aoti.pt2``: this runs the native code in it."""
         signature, path = read_signature(folder, part), folder / of_part(PACKAGE, part)
@@ -118,6 +126,13 @@ class AotInductor:
             return dict(zip(names, results, strict=True))
 
         return run
+
+
+def _machine(device: str) -> str:
+    """Return the instruction set that code made here needs: a GPU's generation, or a CPU's."""
+    if device != "cpu":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    return str(cpu_vec_isa.pick_vec_isa())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class Eager:
     ) -> tuple[str, ...]:
         """Write ``signature.json`` only."""
         return (write_signature(signature_of(exported, output_names), folder, part),)
+
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: torch decides call by call."""
+        return {}
 
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load ``program.pt2`` with the loader that never runs code from a file.

@@ -71,6 +71,10 @@ class Mlir:
         written = write_arguments(self.dialect, done.arguments, folder, weights, part)
         return (model, *written, write_signature(signature, folder, part))
 
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: what is written is of no device."""
+        return {}
+
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Compile ``model.mlir`` with IREE and map its weights."""
         reason = self.available()

@@ -17,6 +17,7 @@ from tokopt.ir.errors import InputError, InternalError, UnsupportedError
 from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.bound import bound_runner
+from tokopt.targets.onnx.captured import ASKED, barrier, captured_runner
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
 from tokopt.targets.onnx.grouped_query import native
@@ -34,6 +35,14 @@ QUIET = 4
 
 SILENT = 4
 """Severity "fatal": that a CUDA library is missing is this module's to say."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What runs of a model: its ``regions``, and by provider how many of each operator."""
+
+    regions: list[Region]
+    placed: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -70,18 +79,41 @@ class OnnxRuntime:
         model = onnx_model(exported, signature_of(exported, output_names))
         return save(model, folder, weights, part)
 
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return the provider, and on a GPU whether a run is one CUDA graph, and if not, why."""
+        found = {}
+        for path in sorted(folder.glob(of_part(MODEL, "*"))):
+            found[path.name] = {"provider": self.provider}
+            if self.provider == CUDA:
+                refusal = self._opened(path)[1]
+                graph = "captured at the first run" if refusal is None else f"no: {refusal}"
+                found[path.name]["cuda_graph"] = graph
+        return found
+
+    def _opened(self, path: Path) -> tuple[onnxruntime.InferenceSession, str | None]:
+        """Start a session; on a GPU also say why its runs are no CUDA graph, where they are not."""
+        refusal = barrier(path) if self.provider == CUDA else "not on a GPU"
+        if refusal is None:
+            try:
+                return _session(str(path), self.provider, ASKED), None
+            except Exception as error:  # ONNX Runtime's exceptions share no public base class
+                refusal = f"ONNX Runtime refuses: {error}"
+        return _session(str(path), self.provider), refusal
+
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Start a session on ``model.onnx``."""
         path = folder / of_part(MODEL, part)
+        device = torch.device("cuda" if self.provider == CUDA else "cpu")
         try:
-            session = _session(str(path), self.provider)
+            session, refusal = self._opened(path)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise InputError(
                 f"ONNX Runtime does not load the model: {error}",
                 where=str(path),
                 hint="the file may be damaged or need a newer onnxruntime",
             ) from error
-        bound = bound_runner(session, torch.device("cuda" if self.provider == CUDA else "cpu"))
+        captured = device.type == "cuda" and refusal is None
+        bound = (captured_runner if captured else bound_runner)(session, device)
 
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             try:
@@ -93,8 +125,8 @@ class OnnxRuntime:
 
         return run
 
-    def regions(self, path: Path) -> list[Region]:
-        """Return what is one operator and what is written out in the graph that runs.
+    def runs(self, path: Path) -> Runs:
+        """Return what is one operator and what is written out in the graph that runs, and where.
 
         ``path`` is a model that ``lower`` wrote.  ``UnsupportedError`` where the provider does not
         start here: what it would run is not known then.
@@ -102,16 +134,22 @@ class OnnxRuntime:
         missing = self.available()
         if missing is not None:
             raise UnsupportedError(missing, where=self.name)
-        with executed(path, list(dict.fromkeys([self.provider, CPU]))) as graph:
-            return fusions(graph)
+        with executed(path, list(dict.fromkeys([self.provider, CPU]))) as found:
+            return Runs(fusions(found.graph), found.placed)
 
 
-def _session(model: str | bytes, provider: str) -> onnxruntime.InferenceSession:
+def _session(
+    model: str | bytes, provider: str, asked: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """Start a session on a provider, of which options may be ``asked`` for."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = torch.get_num_threads()
     providers = list(dict.fromkeys([provider, CPU]))
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    settings = [dict(asked or {}) if one == provider else {} for one in providers]
+    return onnxruntime.InferenceSession(
+        model, options, providers=providers, provider_options=settings
+    )
 
 
 def _refuse_bfloat16(exported: ExportedProgram, provider: str) -> None:

@@ -22,11 +22,11 @@ from tokopt.ir.load import load
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import runner_of
 from tokopt.targets.lowerings.aotinductor import AotInductor
-from tokopt.targets.parts import FIRST
+from tokopt.targets.parts import FIRST, of_part
 from tokopt.targets.placement import on_device
 from tokopt.targets.program_file import PROGRAM, program_of
 from tokopt.targets.signature import signature_of
-from tokopt.targets.signature_file import read_signature, write_signature
+from tokopt.targets.signature_file import SIGNATURE, read_signature, write_signature
 from tokopt.targets.stored_weights import StoredWeights
 
 MODE = "max-autotune"
@@ -54,6 +54,18 @@ class TorchCompile:
     ) -> tuple[str, ...]:
         """Write ``signature.json`` only."""
         return (write_signature(signature_of(exported, output_names), folder, part),)
+
+    def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
+        """Return Inductor's mode, and on a GPU whether a run is one CUDA graph."""
+        found = {}
+        for file in sorted(folder.glob(of_part(SIGNATURE, "*"))):
+            found[file.name] = {"mode": MODE}
+            if self.device != "cpu":
+                signature = read_signature(folder, file.name[len("signature") : -len(".json")])
+                free = ", ".join(signature.ranges)
+                graph = f"one for each size of {free}" if free else "one, captured by Inductor"
+                found[file.name]["cuda_graph"] = graph
+        return found
 
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Load ``program.pt2``; it is compiled at the first run, and again at another size."""

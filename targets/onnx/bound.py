@@ -31,7 +31,7 @@ def bound_runner(session: onnxruntime.InferenceSession, device: torch.device) ->
         here = {name: value.detach().to(device).contiguous() for name, value in inputs.items()}
         for name, value in here.items():
             binding.bind_input(
-                name, *place, _numpy_type(value.dtype), tuple(value.shape), value.data_ptr()
+                name, *place, numpy_type(value.dtype), tuple(value.shape), value.data_ptr()
             )
         for name in names:
             binding.bind_output(name, *place)
@@ -43,7 +43,7 @@ def bound_runner(session: onnxruntime.InferenceSession, device: torch.device) ->
     return run
 
 
-def _numpy_type(dtype: torch.dtype) -> type[np.generic]:
+def numpy_type(dtype: torch.dtype) -> type[np.generic]:
     """Return the type by which a binding knows a dtype."""
     found: type[np.generic] = torch.empty(0, dtype=dtype).numpy().dtype.type
     return found

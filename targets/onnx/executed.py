@@ -1,4 +1,4 @@
-"""Executed: the graph that ONNX Runtime makes of a saved model before it runs it.
+"""Executed: the graph that ONNX Runtime makes of a saved model before it runs it, and where.
 
 The runtime joins nodes, and takes apart operators for which its provider has no kernel.  What it
 arrives at it writes on request (``optimized_model_filepath``), weights into a file beside it, so
@@ -7,8 +7,10 @@ that models above protobuf's 2 GiB work; both files are gone when the graph has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,9 +26,20 @@ SILENT = 4
 """ONNX Runtime's severity "fatal": that such a file fits one machine only is known here."""
 
 
+@dataclass(frozen=True)
+class Executed:
+    """``graph`` is what runs; ``placed``: by provider how many of each operator it took.
+
+    Operators are told as they were when providers chose, in front of the last fusions.
+    """
+
+    graph: onnx_ir.Graph
+    placed: Mapping[str, Mapping[str, int]]
+
+
 @contextmanager
-def executed(path: Path, providers: list[str]) -> Iterator[onnx_ir.Graph]:
-    """Give the graph that a session on ``providers`` runs; its weights may be read inside only.
+def executed(path: Path, providers: list[str]) -> Iterator[Executed]:
+    """Give what a session on ``providers`` runs; its weights may be read inside only.
 
     Takes the disk space of the model's weights for as long.  ``InputError`` for a model that
     does not load.
@@ -38,10 +51,19 @@ def executed(path: Path, providers: list[str]) -> Iterator[onnx_ir.Graph]:
         entry = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(f"{entry}file_name", "weights")
         options.add_session_config_entry(f"{entry}min_size_in_bytes", str(OUTSIDE))
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise InputError(
                 f"ONNX Runtime does not load the model: {error}", where=str(path)
             ) from error
-        yield onnx_ir.load(file).graph
+        yield Executed(onnx_ir.load(file).graph, _placed(session))
+
+
+def _placed(session: onnxruntime.InferenceSession) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        own = found.setdefault(part.ep_name, Counter())
+        own.update(node.op_type for node in part.get_nodes())
+    return {provider: dict(sorted(count.items())) for provider, count in sorted(found.items())}

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.targets.calling import runner_of
 from tokopt.targets.compare import compare
+from tokopt.targets.launched import launched
 from tokopt.targets.lowerings import aotinductor
 from tokopt.targets.registry import find
 from tokopt.targets.signature import signature_of
@@ -36,6 +37,10 @@ def test_a_compiled_program_equals_torch_also_without_tokopt_and_without_example
     finally:
         small._example_inputs = example
     assert files == ("model.aoti.pt2", "signature.json")
+    found = launched(tmp_path / files[0])
+    assert found.kernels and any(name.startswith("addmm") for name in found.library)
+    chosen = TARGET.choices(tmp_path)[files[0]]
+    assert chosen["kernels_of_ours"].startswith("none") and chosen["code_for"]
     run, reference = TARGET.open(tmp_path), runner_of(small, ["logits", "trace.kept"])
     for batch in (1, 5):
         inputs = {"x": torch.randn(4, batch).T, "mask": torch.arange(batch) > 1}

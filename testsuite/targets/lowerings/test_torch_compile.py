@@ -31,3 +31,18 @@ def test_what_inductor_makes_of_the_saved_program_computes_what_it_did(
     for batch in (2, 5):
         inputs = {"x": torch.randn(batch, 4), "mask": torch.ones(batch, dtype=torch.bool)}
         assert compare(reference(inputs), run(inputs)) == []
+
+
+def test_what_inductor_captures_is_told_by_the_sizes(
+    small: ExportedProgram, tmp_path: Path
+) -> None:
+    TARGET.lower(small, tmp_path, ["logits", "trace.kept"])
+    TARGET.lower(constant(), tmp_path, part="-0.5")
+    assert TARGET.choices(tmp_path)["signature.json"] == {"mode": "max-autotune"}
+    found = find("torch-compile-cuda").choices(tmp_path)
+    assert found["signature.json"]["cuda_graph"].startswith("one for each size of ")
+    assert found["signature-0.5.json"]["cuda_graph"] == "one, captured by Inductor"
+
+
+def constant() -> ExportedProgram:
+    return torch.export.export(torch.nn.Linear(4, 4), (torch.randn(2, 4),))

@@ -20,7 +20,7 @@ def regions(module: nn.Module, inputs: dict[str, Tensor], folder: Path) -> list[
     assert isinstance(target, OnnxRuntime)
     with torch.no_grad():
         target.lower(export(module, (), inputs).run_decompositions({}), folder)
-    return target.regions(folder / "model.onnx")
+    return target.runs(folder / "model.onnx").regions
 
 
 class Fused(nn.Module):
