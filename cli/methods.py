@@ -73,6 +73,7 @@ def describe(method: Listed) -> dict[str, Any]:
         "calibrated": sorted(method.calibrated) if isinstance(method, Method) else [],
         "options": dict(method.options),
         "notes": method.notes,
+        "square": method.square if isinstance(method, Method) else "",
     }
 
 

@@ -3,50 +3,41 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import torch
 from torch import fx
 from torch._dynamo.source import ConstantSource
+from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx.experimental.symbolic_shapes import DimDynamic
 from torch.utils import _pytree as pytree
 
 from tokopt.ir.errors import UnsupportedError
-from tokopt.ir.trace import fake_mode_of
 
 HINT = 5
 """What a new size is while shapes are computed: neither 0 nor 1, which would be taken for fixed."""
 
 
-def new_size(graph: fx.Graph, name: str) -> torch.SymInt:
-    """Return a free size that no value of a graph has yet, in the environment of its others."""
-    environment = fake_mode_of(graph).shape_env
+def new_size(mode: FakeTensorMode, name: str) -> torch.SymInt:
+    """Return a free size that no value has yet, in the environment of a program's own."""
+    environment = mode.shape_env
     if environment is None:
         raise UnsupportedError("a program of constant sizes gets no free one")
-    taken = {str(symbol) for symbol in _symbols(graph)}
-    for number in count():  # symbols are numbered by a short hash of what they are called
-        source = ConstantSource(f"{name}_{number}")
+    for one in environment.var_to_range:  # those of a loaded program are not counted as taken
+        environment.unique_ids.update(map(int, re.findall(r"\d+$", one.name)))
+    source = ConstantSource(name)
+    with environment.ignore_fresh_unbacked_symbols():
         symbol = environment.create_symbol(
             HINT, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True
         )
-        if str(symbol) not in taken:
-            break
     made: Any = environment.create_symintnode(symbol, hint=HINT, source=source)
     size: torch.SymInt = made
     return size
-
-
-def _symbols(graph: fx.Graph) -> set[Any]:
-    """Return the symbols in the recorded sizes of a graph's inputs."""
-    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
-    sizes = [size for value in values for size in getattr(value, "shape", ())]
-    free = [size.node.expr.free_symbols for size in sizes if isinstance(size, torch.SymInt)]
-    return {symbol for symbols in free for symbol in symbols}
 
 
 def add_input(draft: ExportedProgram, name: str, value: torch.Tensor) -> fx.Node:

@@ -137,7 +137,7 @@ class _Growing:
                 None,
             )
             if alike is None:
-                size = new_size(self.graph, f"rows_of_{write.base.name}")
+                size = new_size(self.mode, f"rows_of_{write.base.name}")
                 most = int(write.node.meta["val"].shape[write.dim]) - 1
                 ranges[length_of(size)] = ValueRanges(1, most)
                 found[write.node] = size

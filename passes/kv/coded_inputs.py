@@ -47,7 +47,7 @@ def add_coded(
         assert format is not None
         if symbol not in units:
             first[symbol] = format
-            units[symbol] = (format.unit, new_size(draft.graph, f"units_of_{cache.name}"))
+            units[symbol] = (format.unit, new_size(mode, f"units_of_{cache.name}"))
         if (first[symbol].unit, first[symbol].waits) != (format.unit, format.waits):
             raise UnsupportedError(
                 f"{format.text} and {first[symbol].text} let other rows wait, in caches of as many",

@@ -140,5 +140,6 @@ METHOD = Method(
     needs=frozenset({"text", "relay"}),
     options={"relevance": RELEVANCE, "context": CONTEXT},
     tunes={"relevance": (0.35, 1.4), "context": (0.3, 1.2)},
+    square="as mmtok, of visual rows within images",
     notes="images cover themselves for their text; examples and question then choose each other's",
 )

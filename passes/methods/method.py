@@ -281,7 +281,8 @@ class Method:
     ``licence``: that of the authors' code, which is never copied: what
     is here is written from the paper.  ``cost``: one of ``COSTS``.  ``state``: the shapes of what
     is kept from one call to the next, by name, in numbers and ``ITEMS``, ``ROWS``, ``FEATURES``;
-    ``remember``: what becomes of it in a call.
+    ``remember``: what becomes of it in a call.  ``square``: why it holds a value for every pair of
+    visual rows; empty: it holds none.  None holds one for every pair of rows of a sequence.
     """
 
     name: str
@@ -306,6 +307,7 @@ class Method:
     state: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     remember: Remember | None = None
     ordered: bool = False
+    square: str = ""
 
     def needed(self, options: Mapping[str, int | float | str]) -> frozenset[str]:
         """Return what it needs under a stage's options."""

@@ -89,6 +89,8 @@ METHOD = Method(
     schedule=before_decoder,
     needs=frozenset({"text"}),
     notes="greedy coverage of the question and of the image",
+    square="a gain sums over all rows what a token adds to each; made anew in each of K steps the "
+    "products would be O(N²·C·K) operations, not O(N²·K)",
     options=DEFAULTS,
     tunes={
         "text_temperature": (0.01, 0.04),

@@ -78,4 +78,5 @@ METHOD = Method(
     schedule=tower_end,
     needs=frozenset({"layers"}),
     notes="normalised cut of the last layer's keys, foreground first",
+    square="it cuts the graph of all pairs of visual rows",
 )
