@@ -82,6 +82,7 @@ def rows_of(
             kept = made.manifest.budget.total
             rows.append(
                 {
+                    "date": datetime.now(UTC).date().isoformat(),
                     "budget": budget,
                     "cache": kv or FULL,
                     "stages": [f"{s.method} {s.site} {s.keep}" for s in made.plan.stages],
@@ -107,7 +108,8 @@ def with_kept(rows: list[dict[str, Any]], data: dict[str, Any]) -> list[dict[str
     before = json.loads(file.read_text()) if file.exists() else {"rows": []}
     known = {}
     if all(before.get(name) == data[name] for name in same):
-        known = {(row["budget"], row["cache"]): row for row in before["rows"]}
+        dated = ({"date": before["date"], **row} for row in before["rows"])
+        known = {(row["budget"], row["cache"]): row for row in dated}
     known |= {(row["budget"], row["cache"]): row for row in rows}
     places = [(budget, cache) for budget in BUDGETS for cache in (FULL, *CACHES)]
     return [known[place] for place in places if place in known]
@@ -129,7 +131,9 @@ def table(data: dict[str, Any]) -> str:
             f"{row['cache_bytes_a_question']:,.0f} | {row['right']:.1%} | "
             f"{row['same_as_full_cache']:.1%} |"
         )
-    told = f"\n{data['samples']} held-out questions; `{data['command']}`, {data['date']}."
+    dates = " and ".join(sorted({row["date"] for row in data["rows"]}))
+    command = "python testsuite/benchmarks/kv_answers.py"
+    told = f"\n{data['samples']} held-out questions; `{command}`, {dates}."
     return "\n".join(lines) + "\n" + told + "\n"
 
 

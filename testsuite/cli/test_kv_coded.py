@@ -20,6 +20,7 @@ from testsuite.zoo.handvlm_parts import inputs, parts
 from torch import Tensor
 
 import tokopt
+from tokopt.cli.bencher import bench
 from tokopt.cli.compiled import Compiled
 from tokopt.cli.main import main
 from tokopt.cli.verifier import verify
@@ -239,6 +240,14 @@ def test_the_plan_makes_the_same_programs_and_sparse_decode_goes_with_it(
     assert sparse.manifest.status == "ok"
     model = tokopt.load(sparse.folder)
     assert model.generate(prompts(), max_new_tokens=STEPS, stop=()).shape == (2, STEPS)
+
+
+@pytest.mark.exhaustive
+def test_a_step_and_an_answer_are_timed_with_their_coders(built: Built) -> None:
+    options = {"rounds": 1, "tokens": STEPS, "stages": False}
+    found = bench(built.made.folder, built.archive, **options)
+    assert [one.what for one in found.timed] == ["prompt", "decode", f"prompt and {STEPS} tokens"]
+    assert found.whole and "compiled decode" in found.memory
 
 
 @pytest.mark.exhaustive
