@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from testsuite.zoo import hf_static, llava
+from testsuite.zoo import gemma3, hf_static, internvl, llava, qwen2_vl
 from testsuite.zoo.handvlm import Sizes
 from testsuite.zoo.handvlm_parts import inputs
 from testsuite.zoo.handvlm_static import static_parts
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 import tokopt
+from tokopt.cli.capture_request import Request
 from tokopt.cli.main import main
 from tokopt.cli.verifier import verify
 from tokopt.ir.errors import InputError
@@ -133,8 +135,7 @@ def test_few_bits_and_verification_go_with_it(archived: Archived, tmp_path: Path
 @pytest.mark.exhaustive
 def test_transformers_static_cache_generates_what_transformers_does(tmp_path: Path) -> None:
     model = llava.model(attention="sdpa", seed=0, layers=2)
-    pixels, ids = llava.inputs(1, 48, 3)
-    save(Program(hf_static.exported(model, pixels, ids, 2, 16, 80)), tmp_path / "a.pt2")
+    save(Program(hf_static.exported(model, Request(prompt_length=48))), tmp_path / "a.pt2")
     options = {"budget": 1.0, "target": "onnxruntime-cpu"}
     made = tokopt.compile(tmp_path / "a.pt2", tmp_path / "b", **options)
     assert made.manifest.status == "ok"
@@ -144,6 +145,17 @@ def test_transformers_static_cache_generates_what_transformers_does(tmp_path: Pa
     plain = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     want = model.generate(**given, attention_mask=torch.ones_like(ids), **plain)[:, 48:]
     assert torch.equal(got, want)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [internvl, qwen2_vl, gemma3])
+def test_other_models_with_transformers_static_cache(kind: ModuleType, tmp_path: Path) -> None:
+    """Positions of three axes; sliding windows; a merge behind a pixel shuffle."""
+    graphs = hf_static.exported(kind.model(attention="sdpa", seed=0), kind.REQUEST)
+    save(Program(graphs), tmp_path / "a.pt2")
+    made = tokopt.compile(tmp_path / "a.pt2", tmp_path / "b", budget=0.5, target="eager")
+    assert made.manifest.status == "ok" and made.manifest.decoding is not None
+    assert [gate.gate for gate in made.manifest.gates].count("normal form") == 2
 
 
 def test_a_prompt_whose_rows_are_not_known_is_refused(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 from transformers.cache_utils import Cache, StaticLayer
+
+from tokopt.cli.capture import traced
+from tokopt.cli.capture_families import FAMILIES
+from tokopt.cli.capture_generation import Decode, Generation, Prefill
+from tokopt.cli.capture_request import Request
+
+ROOM = 24
+"""Rows behind the prompt."""
 
 
 def static_cache(buffers: list[Tensor], written: Tensor) -> Cache:
@@ -18,64 +27,55 @@ def static_cache(buffers: list[Tensor], written: Tensor) -> Cache:
         layer.keys, layer.values, layer.is_initialized = keys, values, True
         layer.dtype, layer.device = keys.dtype, keys.device
         layer.batch_size, layer.num_heads = keys.shape[:2]
-        layer.max_batch_size = keys.shape[0]
         layer.k_head_dim, layer.v_head_dim = keys.shape[3], values.shape[3]
         layer.cumulative_length = written.clone()
         layers.append(layer)
     return Cache(layers=layers)
 
 
-class Prefill(nn.Module):
-    """``pixels, ids [B,S] -> logits`` and buffers ``[B,H,L,D]``, the prompt's rows in front."""
+class StaticPrefill(Prefill):
+    """Prefill that writes into buffers ``[B,H,L,D]`` of zeros, and gives these."""
 
-    def __init__(self, model: Any, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model, self.shape = model, shape
+    shapes: list[tuple[int, ...]]
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
-        count = 2 * self.model.config.text_config.num_hidden_layers
-        buffers = [torch.zeros(self.shape) for _ in range(count)]
-        cache = static_cache(buffers, torch.tensor(0))
-        given = {"pixel_values": pixel_values, "input_ids": input_ids}
+    def call(self, given: dict[str, Any]) -> dict[str, Tensor]:
+        cache = static_cache([torch.zeros(shape) for shape in self.shapes], torch.tensor(0))
+        output = self.prompt.output(given, use_cache=True, past_key_values=cache)
+        return {"logits": output.logits, **named(cache, "past")}
+
+
+class StaticDecode(Decode):
+    """Decode that is told how many rows are ``written``, and writes one into copies of buffers."""
+
+    def call(self, given: dict[str, Any]) -> dict[str, Tensor]:
+        past = [given.pop(name).clone() for name in self.names if name.startswith("past_")]
+        cache = static_cache(past, given.pop("written"))
         output = self.model(**given, past_key_values=cache, use_cache=True)
-        return {"logits": output.logits, **named(cache)}
+        return {"logits": output.logits, **named(cache, "present")}
 
 
-class Decode(nn.Module):
-    """``ids [B,1], position_ids, written, buffers -> logits`` and the buffers with a row more."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, written: Tensor, past: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        cache = static_cache([value.clone() for value in past.values()], written)
-        given = {"input_ids": input_ids, "position_ids": position_ids}
-        output = self.model(**given, past_key_values=cache, use_cache=True)
-        return {"logits": output.logits, **named(cache)}
-
-
-def named(cache: Cache) -> dict[str, Tensor]:
-    """Return the buffers by the names that decode takes them under."""
+def named(cache: Cache, name: str) -> dict[str, Tensor]:
+    """Return the buffers by name."""
     rows = [side for layer in cache.layers for side in (layer.keys, layer.values)]
-    return {f"past_{number}": value for number, value in enumerate(rows)}
+    return {f"{name}_{number}": value for number, value in enumerate(rows)}
 
 
-def exported(
-    model: Any, pixels: Tensor, ids: Tensor, heads: int, width: int, longest: int
-) -> dict[str, ExportedProgram]:
+def exported(model: Any, request: Request) -> dict[str, ExportedProgram]:
     """Return ``prefill`` and ``decode`` of a vision-language model, of constant sizes."""
-    prefill = Prefill(model, (len(ids), heads, longest, width)).eval()
+    request = replace(request, decode=True)
+    capture = FAMILIES[model.config.model_type].prepare(model, request, {})
+    generation = Generation.of(capture, request)
     with torch.no_grad():
-        _, *buffers = prefill(pixels, ids).values()
-        past = {f"past_{number}": value for number, value in enumerate(buffers)}
-        count = torch.tensor(ids.shape[1])
-        place = count.reshape(1, 1).expand(len(ids), 1).contiguous()
-        return {
-            "prefill": torch.export.export(prefill, (pixels, ids), strict=False),
-            "decode": torch.export.export(
-                Decode(model).eval(), (ids[:, :1], place, count, past), strict=False
-            ),
-        }
+        plain = Prefill(generation.logits).eval()
+        rows = list(plain(*capture.inputs).values())[1:]
+        prefill = StaticPrefill(generation.logits).eval()
+        prefill.shapes = [(*r.shape[:2], r.shape[2] + ROOM, r.shape[3]) for r in rows]
+        buffers = list(prefill(*capture.inputs).values())[1:]
+    ids, place, _ = generation._behind(capture.inputs, 1)
+    names = ["input_ids", "position_ids", "written", *(f"past_{i}" for i in range(len(rows)))]
+    decode = StaticDecode(generation.logits.model, names).eval()
+    given = (ids, place, torch.tensor(rows[0].shape[2]), *buffers)
+    return {
+        "prefill": traced(prefill, capture.inputs, None),
+        "decode": traced(decode, given, None),
+    }
