@@ -53,8 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bits.add_argument(
         "--kv-bits",
         metavar="N|auto",
-        help="bits of a value in decode's cache: 16, 8, 4, or auto: as few for each layer's keys "
-        "and values as leave the next token as it is",
+        help="bits of a value in decode's cache: 16, 8, 4, 2, or auto: as few for each layer's "
+        "keys and values as leave the next token as it is, no fewer than 4 (auto{bits=2}: than 2)",
     )
     bits.add_argument(
         "--kv",

@@ -42,7 +42,7 @@ from tokopt.ir.plan import Outputs, Plan, Quota
 from tokopt.ir.program import Program
 from tokopt.passes.apply_plan import apply_plan
 from tokopt.passes.budget_report import report_budget, report_work
-from tokopt.passes.kv.asked import asked_formats
+from tokopt.passes.kv.asked import Auto, asked_formats
 from tokopt.passes.limits import Limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.select import read_plan_text
@@ -85,7 +85,8 @@ def compile(
     ``latency`` is predicted (this CPU, where the target runs on it).  ``attention`` asks for
     rewrites of a decoder's attention beside stages: ``var{p=0.6}``.
     ``kv`` stores decode's cache in a format or in those of keys / values (``int8/int4``); ``auto``:
-    each layer in as few bits as leave the next token as it is.  ``sparse_decode`` (``delta``) adds
+    each layer in as few bits as leave the next token as it is, no fewer than 4
+    (``auto{bits=2}``: than 2).  ``sparse_decode`` (``delta``) adds
     a decode program for long caches, of which most layers read some pages alone (docs/decode.md).
     ``prompt_buckets`` are constant prompt lengths: each gets a program (of each budget), and
     shorter prompts are padded to the next.  ``plan`` is a plan or its file, applied exactly.
@@ -122,6 +123,8 @@ def compile(
     clock = Clock(quiet)
     chosen = available(target)
     file, formats = None, None if kv is None else asked_formats(kv)
+    if isinstance(formats, Auto):
+        formats = replace(formats, tokens=_least(limits, budgets))
     asked = None if sparse_decode is None else asked_sparse(sparse_decode)
     if plan is not None and not isinstance(plan, Plan):
         file = Path(plan).with_name(CACHE)
@@ -210,6 +213,13 @@ def compile(
         for one, part in zip(made, manifest.parts, strict=True)
     )
     return replace(own, others=tuple(others))
+
+
+def _least(limits: Limits | None, budgets: Sequence[float] | None) -> float:
+    """Return the share of tokens that the smallest budget leaves; 0 where none says so."""
+    if limits is not None:
+        return limits.given.get("tokens", 0.0)
+    return min(budgets or (1.0,))
 
 
 def available(name: str | None) -> Target:

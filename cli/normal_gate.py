@@ -1,8 +1,8 @@
 """The gate on the normal form, where bringing a program into it changed what calls compute.
 
 Most of what normalising does leaves every call as it was; running a loop over pieces as one
-(``passes/pieces.py``) or writing a merge in another form does not, and what all later gates call
-the original stands behind it.
+(``passes/pieces.py``), writing a merge in another form or letting a cache grow that had a fixed
+length (``passes/buffers.py``) does not, and what later gates call the original stands behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.ir.tolerances import ORACLE
+from tokopt.passes.buffers import archived_inputs, in_common
 from tokopt.passes.normalize import computes_alike
 from tokopt.passes.validate import Verdict, relative_difference, run_program
 
@@ -28,9 +29,10 @@ def judge_normal(
     if computes_alike(normal):
         return
     with torch.no_grad():
-        wanted = run_program(archived, inputs, full=True)
+        given = archived_inputs(archived, normal, inputs)
+        wanted = run_program(archived, given, full=True)
         got = run_program(normal, inputs, full=True)[-len(wanted) :]
-    worst = max(map(relative_difference, wanted, got))
-    what = "loops over pieces and merges in normal form, with the archive's program"
+    worst = max(relative_difference(in_common(a, b), b) for a, b in zip(wanted, got, strict=True))
+    what = "loops over pieces, merges and caches in normal form, with the archive's program"
     message = "" if worst <= ORACLE else f"the normal form's outputs differ by {worst:.3g}"
     yield Verdict("normal form", worst <= ORACLE, what, worst, ORACLE, message)

@@ -23,6 +23,7 @@ from tokopt.ir.part import Part, own_name, part
 from tokopt.ir.program import Program
 from tokopt.ir.tensors import tensor_inputs
 from tokopt.passes.apply_plan import Applied
+from tokopt.passes.buffers import grow_all
 from tokopt.passes.decompose import decompose
 from tokopt.passes.followers import Followers, refuse_lengths
 from tokopt.passes.normalize import normalize
@@ -54,8 +55,10 @@ class Separate:
         """
         try:
             main = program.main_name
-            normal = replace(program, graphs={n: normalize(g) for n, g in program.graphs.items()})
-            links = find_links(normal.graphs)
+            graphs = grow_all({name: normalize(g) for name, g in program.graphs.items()})
+            normal = replace(program, graphs=graphs)
+            links = find_links(graphs)
+            _refuse_buffers(program, normal, links)
         except TokoptError as error:
             error.where = error.where or program.source
             raise
@@ -175,6 +178,25 @@ class Separate:
 
 def _values(exported: ExportedProgram) -> list[Tensor]:
     return [node.meta["val"] for node in exported.graph.output_node().args[0]]
+
+
+def _refuse_buffers(archived: Program, normal: Program, links: Sequence[Link]) -> None:
+    """Refuse a buffer of fixed length that decode goes on with, and of which more is not known."""
+    for link in links:
+        before = {t.name: t.value for t in tensor_inputs(archived.graphs[link.target])}
+        after = {t.name: t.value for t in tensor_inputs(normal.graphs[link.target])}
+        given = outputs_by_name(normal.graphs[link.source])[link.output].meta["val"]
+        if link.input not in before or before[link.input].ndim != given.ndim:
+            continue
+        sizes = zip(before[link.input].shape, after[link.input].shape, given.shape, strict=True)
+        if any(isinstance(a, int) and not isinstance(b, int) and c == a for a, b, c in sizes):
+            raise UnsupportedError(
+                f"{link.target} writes its cache row by row, and which rows of {link.output!r} "
+                f"{link.source} has written is not known",
+                expected="a buffer of zeros, or an input, into which the prompt's rows are written "
+                "from the first place on (index_copy, index_put, a slice)",
+                hint="return the prompt's rows alone, as `tokopt export --decode` does",
+            )
 
 
 def _refuse_unlinked(program: Program, links: Sequence[Link]) -> None:

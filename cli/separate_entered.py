@@ -92,6 +92,7 @@ class SeparateEntered:
                     runners[who],
                     self._runner(who, how.program),
                     front,
+                    code=partial(self._of_entry, who),
                     max_new_tokens=tokens,
                     stop=(),
                 )

@@ -30,6 +30,7 @@ from tokopt.ir.placeholders import Placeholders, find_placeholders
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.passes.decompose import decompose
+from tokopt.passes.kv.asked import Auto
 from tokopt.passes.methods.method import Method
 from tokopt.passes.methods.registry import METHODS
 from tokopt.passes.normalize import computes_alike
@@ -100,8 +101,8 @@ class SeparatePrograms:
         Without a file what formats must know of rows is measured.  Raises what ``measured`` does.
         """
         ground = (self.separate, self.decoding, self.every)
-        if isinstance(wanted, str):
-            wanted = fewest_bits(*ground)
+        if isinstance(wanted, Auto):
+            wanted = fewest_bits(*ground, wanted)
         if file is None or isinstance(wanted, Mapping):
             return replace(self, cache=measured(*ground, wanted))
         return replace(self, cache=read(*ground, wanted, file))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -17,6 +17,7 @@ from tokopt.ir.decoding import Decoding
 from tokopt.ir.facts import Facts
 from tokopt.ir.placeholders import Placeholders
 from tokopt.ir.plan import Caching, Plan
+from tokopt.passes.kv.asked import Auto
 from tokopt.passes.kv.format import Side
 from tokopt.passes.methods.method import Method
 from tokopt.passes.validate import Checked, Verdict
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tokopt.cli.stored_cache import StoredCache
 
 
-Asked = Mapping[Side, str] | Sequence[Caching] | Literal["auto"]
+Asked = Mapping[Side, str] | Sequence[Caching] | Auto
 """Formats of keys and of values, of each layer, or as few bits as will do."""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ def new_size(mode: FakeTensorMode, name: str) -> torch.SymInt:
     environment = mode.shape_env
     if environment is None:
         raise UnsupportedError("a program of constant sizes gets no free one")
+    for one in environment.var_to_range:  # those of a loaded program are not counted as taken
+        environment.unique_ids.update(map(int, re.findall(r"\d+$", one.name)))
     source = ConstantSource(name)
     with environment.ignore_fresh_unbacked_symbols():
         symbol = environment.create_symbol(
@@ -69,3 +73,27 @@ def call_with(exported: ExportedProgram, names: Sequence[str]) -> None:
         signature.forward_arg_names = [*signature.forward_arg_names, *names]
     exported._example_inputs = None
     exported._module_call_graph = [entry, *exported.module_call_graph[1:]]
+
+
+def drop_inputs(draft: ExportedProgram, names: Container[str]) -> None:
+    """Take inputs that nothing reads off a draft."""
+    for node in draft.graph.find_nodes(op="placeholder"):
+        if node.name in names:
+            draft.graph.erase_node(node)
+    signature = draft.graph_signature
+    signature.input_specs = [s for s in signature.input_specs if s.arg.name not in names]
+
+
+def call_by_name(exported: ExportedProgram, examples: Mapping[str, torch.Tensor] | None) -> None:
+    """Let a program be called with the inputs that it has now, all by name."""
+    entry = copy.copy(exported.module_call_graph[0])
+    specs = exported.graph_signature.input_specs
+    given = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
+    if entry.signature is not None:
+        layout = pytree.tree_structure(((), {argument.name: 0 for argument in given}))
+        entry.signature = replace(
+            entry.signature, inputs=list(given), in_spec=layout, forward_arg_names=None
+        )
+    exported._module_call_graph = [entry, *exported.module_call_graph[1:]]
+    known = None if examples is None else {a.name: examples[a.name] for a in given}
+    exported._example_inputs = None if known is None else ((), known)

@@ -78,6 +78,14 @@ def compute_value(node: fx.Node, mode: FakeTensorMode, known: Known | None = Non
     node.meta["val"] = run() if known is None else known.value(node, run)
 
 
+def compute_values(graph: fx.Graph, mode: FakeTensorMode) -> None:
+    """Record every call's value anew, where recorded values of inputs have changed."""
+    known = Known()
+    for node in graph.nodes:
+        if node.op == "call_function":
+            compute_value(node, mode, known)
+
+
 def call(
     graph: fx.Graph, target: Any, *args: Any, mode: FakeTensorMode | None = None, **kwargs: Any
 ) -> fx.Node:

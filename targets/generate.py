@@ -39,12 +39,12 @@ def generate(
     decode: Runner,
     inputs: Mapping[str, Tensor],
     *,
+    code: Callable[[Coder], Runner],
     max_new_tokens: int,
     stop: Collection[int] | None = None,
     position: Tensor | None = None,
     sampling: Sampling = GREEDY,
     streamer: Streamer | None = None,
-    code: Callable[[Coder], Runner] | None = None,
 ) -> Tensor:
     """Return the new tokens, int64 ``[B, T]`` with T at most ``max_new_tokens``.
 
@@ -85,8 +85,7 @@ def generate(
             streamer.put(token)
         if len(made) == max_new_tokens or bool(done.all()):
             break
-        if code is not None:
-            given = coded(entry.coders, given, code)
+        given = coded(entry.coders, given, code)
         step = {**given, how.token: token[:, None]}
         if how.position is not None:
             step[how.position] = place + (len(made) - 1)

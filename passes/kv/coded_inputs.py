@@ -22,7 +22,6 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.lengths import length_of
 from tokopt.ir.new_inputs import add_input, new_size
-from tokopt.ir.trace import Known, compute_value
 from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.windowed import Windowed
 
@@ -67,14 +66,6 @@ def add_coded(
             made = add_input(draft, kept.input_of(cache.name, name), value)
             found[cache.name][name] = made
     return found
-
-
-def compute_values(graph: fx.Graph, mode: FakeTensorMode) -> None:
-    """Record every call's value anew."""
-    known = Known()
-    for node in graph.nodes:
-        if node.op == "call_function":
-            compute_value(node, mode, known)
 
 
 def suppressed(mode: FakeTensorMode) -> AbstractContextManager[Any]:

@@ -23,8 +23,8 @@ from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.new_inputs import call_with
 from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.stored import add_stored
-from tokopt.ir.trace import call, fake_mode_of, splice
-from tokopt.passes.kv.coded_inputs import add_coded, compute_values, suppressed
+from tokopt.ir.trace import call, compute_values, fake_mode_of, splice
+from tokopt.passes.kv.coded_inputs import add_coded, suppressed
 from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.raising import StoredRows, raise_attention
 

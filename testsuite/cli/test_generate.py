@@ -109,6 +109,7 @@ def in_torch(separate: Separate, plan: Plan, asked: dict[str, Tensor], most: int
         lambda given: torch_run(chain, graphs, given),
         decode,
         asked,
+        code=lambda one: runner_of(graphs[one.name], parts[one.name].outputs),
         max_new_tokens=most,
         stop=(),
     )

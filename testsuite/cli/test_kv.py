@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -29,6 +29,7 @@ from tokopt.ir.facts import analyse
 from tokopt.ir.load import load
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
+from tokopt.passes.kv.asked import Auto
 from tokopt.passes.kv.int4 import Int4
 from tokopt.passes.kv.int8 import Int8
 from tokopt.passes.limits import Limits
@@ -170,6 +171,7 @@ def test_a_limit_of_bytes_leaves_more_rows_in_fewer_bits(built: Built, tmp_path:
     ("options", "code", "message"),
     [
         (("--kv-bits", "3"), 2, "a cache of 3 bits"),
+        (("--kv-bits", "auto{bits=3}"), 2, "auto{bits=N}"),
         (("--kv", "int9"), 2, "no cache format 'int9'"),
         (("--kv", "int8/int4/int8"), 2, "that of keys / of values"),
         (("--kv", "vidkv"), 3, "salient rows apart"),
@@ -257,7 +259,7 @@ def test_auto_takes_bits_from_the_layers_that_lose_least(
     separate = Separate.of(load(built.archive))
     every = separate.inputs(None)
     decoding = separate.decoding(analyse(separate.joined))
-    names = cache_bits.STEPS
+    names = [name for name, bits in cache_bits.STEPS.items() if bits >= 4]
     both = {n: measured(separate, decoding, every, {"key": n, "value": n}) for n in names}
     trial = cache_bits._Trial(separate, both, every)
 
@@ -277,6 +279,27 @@ def test_auto_takes_bits_from_the_layers_that_lose_least(
     least = min(mixed)
     assert 0 < eight < least < four
     assert formats((least + min(four, max(mixed))) / 2) == mixed[least]
+
+
+def test_auto_goes_on_to_two_bits_where_asked_and_where_that_saves_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By hand: KIVI's 3 bits with 31 rows in 16 are fewer than INT4's 4 from 403 rows on."""
+    sizes = replace(SIZES, width=128, longest=640)
+    save(Program(parts(sizes, dynamic=True)), tmp_path / "wide.pt2")
+    separate = Separate.of(load(tmp_path / "wide.pt2"))
+    decoding = separate.decoding(analyse(separate.joined))
+    monkeypatch.setattr(cache_bits, "MOST", 1e9)
+
+    def found(rows: int, auto: Auto) -> set[str]:
+        pixels, ids = inputs(sizes, 1, rows - sizes.visual, 5)
+        token, place = ids[:, :1].clone(), torch.full((1, 1), rows - sizes.visual)
+        given = {"pixels": pixels, "input_ids": ids, "decode_input_ids": token, "positions": place}
+        caching = cache_bits.fewest_bits(separate, decoding, separate.inputs(given), auto)
+        return {name for one in caching for name in (one.key, one.value)}
+
+    assert found(404, Auto(2)) == {"kivi{window=0}"}
+    assert found(403, Auto(2)) == found(404, Auto()) == found(404, Auto(2, 0.9)) == {"int4"}
 
 
 @pytest.mark.exhaustive

@@ -20,6 +20,7 @@ from testsuite.zoo.handvlm_parts import inputs, parts
 from torch import Tensor
 
 import tokopt
+from tokopt.cli.bencher import bench
 from tokopt.cli.compiled import Compiled
 from tokopt.cli.main import main
 from tokopt.cli.verifier import verify
@@ -163,7 +164,7 @@ def test_verify_repeats_the_gates(built: Built) -> None:
 
 @pytest.mark.parametrize("wrong", [pytest.param("order", marks=pytest.mark.exhaustive), "early"])
 def test_rows_coded_otherwise_fail_the_gate(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+    built: Built, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     if wrong == "order":
         units = coding._units
@@ -172,9 +173,8 @@ def test_rows_coded_otherwise_fail_the_gate(
         leave = coding._coded
         late = lambda coder, *rest: leave(_waiting(coder), *rest)  # noqa: E731
         monkeypatch.setattr(coding, "_coded", late)
-    options = built.options(FORMAT)
-    made = tokopt.compile(built.archive, tmp_path / "x", target="eager", **options)
-    failed = {gate.gate for gate in made.manifest.gates if not gate.passed}
+    gates = verify(built.made.folder, against=built.archive)
+    failed = {gate.gate for gate in gates if not gate.passed}
     assert failed >= ({"coded"} if wrong == "order" else {"cache", "coded"})
 
 
@@ -243,6 +243,14 @@ def test_the_plan_makes_the_same_programs_and_sparse_decode_goes_with_it(
 
 
 @pytest.mark.exhaustive
+def test_a_step_and_an_answer_are_timed_with_their_coders(built: Built) -> None:
+    options = {"rounds": 1, "tokens": STEPS, "stages": False}
+    found = bench(built.made.folder, built.archive, **options)
+    assert [one.what for one in found.timed] == ["prompt", "decode", f"prompt and {STEPS} tokens"]
+    assert found.whole and "compiled decode" in found.memory
+
+
+@pytest.mark.exhaustive
 def test_padded_prompts_are_gone_on_with(tmp_path: Path) -> None:
     model = llava.model(attention="sdpa", seed=0, layers=2)
     model.save_pretrained(tmp_path / "model")
@@ -256,6 +264,54 @@ def test_padded_prompts_are_gone_on_with(tmp_path: Path) -> None:
     # an item alone, without its padding, has other groups: only the first, unpadded, is the same
     alone = {name: value[:1] for name, value in asked.items()}
     assert torch.equal(got[:1], artifact.generate(alone, max_new_tokens=STEPS, stop=()))
+
+
+@pytest.mark.exhaustive
+def test_layers_of_other_lengths_have_other_rows_coded(tmp_path: Path) -> None:
+    """A stage inside the decoder; the reference stores the whole caches anew for each token."""
+    model = llava.model(attention="sdpa", seed=0, layers=2)
+    model.save_pretrained(tmp_path / "model")
+    options = ["--decode", "--dynamic", "batch,length", "-o", str(tmp_path / "a.pt2")]
+    assert main(["export", str(tmp_path / "model"), *options]) == 0
+    text = "kivi{bits=4 group=8 window=0}"
+    stage = {"budget": 0.6, "method": "fastv"}
+    made = tokopt.compile(
+        tmp_path / "a.pt2", tmp_path / "built", target="onnxruntime-cpu", kv=text, **stage
+    )
+    full = tokopt.compile(tmp_path / "a.pt2", tmp_path / "full", target="eager", **stage)
+    artifact, plain, format = tokopt.load(made.folder), tokopt.load(full.folder), find_format(text)
+    asked = {n: v for n, v in padded(7, (0, 0)).items() if n != "attention_mask"}
+    first, decode = plain(asked), plain.program("decode")
+    caches = [first[f"past_{i}"] for i in range(4)]
+    assert len({rows.shape[2] // 8 for rows in caches}) == 2
+
+    def read(number: int, rows: Tensor) -> Tensor:
+        side = "key" if number % 2 == 0 else "value"
+        return format.dequantize(side, format.quantize(side, rows, {}, None), {})
+
+    logits, tokens = first["logits"][:, -1], []
+    for step in range(STEPS):
+        tokens.append(logits.argmax(-1))
+        place = torch.full((2, 1), asked["input_ids"].shape[1] + step)
+        past = {f"past_{i}": read(i, rows) for i, rows in enumerate(caches)}
+        ran = decode(input_ids=tokens[-1][:, None], position_ids=place, **past)
+        new = (ran[f"present_{i}"][:, :, -1:] for i in range(4))
+        caches = [torch.cat([rows, one], 2) for rows, one in zip(caches, new, strict=True)]
+        logits = ran["logits"][:, -1]
+    got = artifact.generate(asked, max_new_tokens=STEPS, stop=())
+    assert torch.equal(got, torch.stack(tokens, 1)) and len(got.unique()) > 2
+
+
+@pytest.mark.exhaustive
+def test_each_of_two_budgets_generates_as_alone(built: Built, tmp_path: Path) -> None:
+    options = {"method": "stride", "kv": FORMAT, "target": "onnxruntime-cpu"}
+    two = tokopt.compile(built.archive, tmp_path / "two", budget=[0.5, 0.25], **options)
+    one = tokopt.compile(built.archive, tmp_path / "one", budget=0.25, **options)
+    alone = tokopt.load(one.folder).generate(prompts(), max_new_tokens=STEPS, stop=())
+    both = tokopt.load(two.folder)
+    got = both.at(0.25).generate(prompts(), max_new_tokens=STEPS, stop=())
+    other = both.generate(prompts(), max_new_tokens=STEPS, stop=())
+    assert torch.equal(got, alone) and not torch.equal(got, other)
 
 
 @pytest.mark.exhaustive
