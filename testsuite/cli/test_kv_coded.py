@@ -267,6 +267,54 @@ def test_padded_prompts_are_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+def test_layers_of_other_lengths_have_other_rows_coded(tmp_path: Path) -> None:
+    """A stage inside the decoder; the reference stores the whole caches anew for each token."""
+    model = llava.model(attention="sdpa", seed=0, layers=2)
+    model.save_pretrained(tmp_path / "model")
+    options = ["--decode", "--dynamic", "batch,length", "-o", str(tmp_path / "a.pt2")]
+    assert main(["export", str(tmp_path / "model"), *options]) == 0
+    text = "kivi{bits=4 group=8 window=0}"
+    stage = {"budget": 0.6, "method": "fastv"}
+    made = tokopt.compile(
+        tmp_path / "a.pt2", tmp_path / "built", target="onnxruntime-cpu", kv=text, **stage
+    )
+    full = tokopt.compile(tmp_path / "a.pt2", tmp_path / "full", target="eager", **stage)
+    artifact, plain, format = tokopt.load(made.folder), tokopt.load(full.folder), find_format(text)
+    asked = {n: v for n, v in padded(7, (0, 0)).items() if n != "attention_mask"}
+    first, decode = plain(asked), plain.program("decode")
+    caches = [first[f"past_{i}"] for i in range(4)]
+    assert len({rows.shape[2] // 8 for rows in caches}) == 2
+
+    def read(number: int, rows: Tensor) -> Tensor:
+        side = "key" if number % 2 == 0 else "value"
+        return format.dequantize(side, format.quantize(side, rows, {}, None), {})
+
+    logits, tokens = first["logits"][:, -1], []
+    for step in range(STEPS):
+        tokens.append(logits.argmax(-1))
+        place = torch.full((2, 1), asked["input_ids"].shape[1] + step)
+        past = {f"past_{i}": read(i, rows) for i, rows in enumerate(caches)}
+        ran = decode(input_ids=tokens[-1][:, None], position_ids=place, **past)
+        new = (ran[f"present_{i}"][:, :, -1:] for i in range(4))
+        caches = [torch.cat([rows, one], 2) for rows, one in zip(caches, new, strict=True)]
+        logits = ran["logits"][:, -1]
+    got = artifact.generate(asked, max_new_tokens=STEPS, stop=())
+    assert torch.equal(got, torch.stack(tokens, 1)) and len(got.unique()) > 2
+
+
+@pytest.mark.exhaustive
+def test_each_of_two_budgets_generates_as_alone(built: Built, tmp_path: Path) -> None:
+    options = {"method": "stride", "kv": FORMAT, "target": "onnxruntime-cpu"}
+    two = tokopt.compile(built.archive, tmp_path / "two", budget=[0.5, 0.25], **options)
+    one = tokopt.compile(built.archive, tmp_path / "one", budget=0.25, **options)
+    alone = tokopt.load(one.folder).generate(prompts(), max_new_tokens=STEPS, stop=())
+    both = tokopt.load(two.folder)
+    got = both.at(0.25).generate(prompts(), max_new_tokens=STEPS, stop=())
+    other = both.generate(prompts(), max_new_tokens=STEPS, stop=())
+    assert torch.equal(got, alone) and not torch.equal(got, other)
+
+
+@pytest.mark.exhaustive
 def test_half_of_a_layer_in_blocks_shares_one_length(built: Built, tmp_path: Path) -> None:
     """Keys wait and are coded, values are stored row by row: still as many rows."""
     options = built.options("kivi{bits=4 group=8 window=0}/int8")
