@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from onnxruntime import InferenceSession
+from onnxruntime.capi.onnxruntime_inference_collection import Session
 
 from tokopt.cli.main import main
 
@@ -33,7 +33,7 @@ def test_an_artifact_shows_what_its_runtime_runs_as_one_operator(
     shown = capsys.readouterr().out
     assert "model.onnx as onnxruntime-cpu runs it" in shown and "LayerNormalization" in shown
     assert "CPUExecutionProvider" in shown
-    monkeypatch.delattr(InferenceSession, "get_provider_graph_assignment_info")
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info")
     assert main(["inspect", folder, "--target"]) == 0
     assert "not told by this onnxruntime" in capsys.readouterr().out
 
