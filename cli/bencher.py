@@ -165,7 +165,7 @@ def _entered(
         return SeparateEntered(separate, separate.inputs(inputs), target, artifact)
     given = inputs_for(program.main, inputs)
     normal = normalize(program.main)
-    return OneEntered(normal, given, program.main_name, target, artifact, part)
+    return OneEntered(normal, given, target, artifact, part)
 
 
 def _batches(entered: Entered, batches: Sequence[int]) -> list[dict[str, Tensor]]:

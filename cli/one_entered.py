@@ -17,7 +17,7 @@ from tokopt.cli.entered import COMPILED, FLOOR, FLOOR_PART, ORIGINAL, Contest, P
 from tokopt.cli.one_program import output_names
 from tokopt.ir.memory import with_memory
 from tokopt.ir.plan import Plan
-from tokopt.ir.program import Program
+from tokopt.ir.program import MAIN_NAMES, Program
 from tokopt.passes.floor import floor_of
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.parts import FIRST
@@ -31,11 +31,10 @@ PARTS = {ORIGINAL: FIRST, FLOOR: FLOOR_PART}
 
 @dataclass
 class OneEntered:
-    """``name``: the program's in its archive; ``part``: that of the artifact's files."""
+    """``part``: that of the artifact's files."""
 
     joined: ExportedProgram
     given: Mapping[str, Tensor]
-    name: str
     target: Target
     artifact: Artifact
     part: str
@@ -62,7 +61,7 @@ class OneEntered:
     def lower(self, plan: Plan, place: Path) -> None:
         """Write and open the original and a plan's floor."""
         self.place, programs = place, {ORIGINAL: self.joined, FLOOR: floor_of(self.joined, plan)}
-        graphs = {program_name(self.name, PARTS[who]): one for who, one in programs.items()}
+        graphs = {program_name(MAIN_NAMES[0], PARTS[who]): one for who, one in programs.items()}
         stored = save_program(Program(graphs), place)
         for who, one in programs.items():
             with redirect_stdout(io.StringIO()):

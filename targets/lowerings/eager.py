@@ -1,4 +1,7 @@
-"""PyTorch itself: runs the artifact's ``program.pt2`` unchanged; the slow, sure reference."""
+"""PyTorch itself: runs the artifact's ``program.pt2`` unchanged; the slow, sure reference.
+
+``eager-cuda`` runs it on a GPU: what compiled programs are measured beside there.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch.export import ExportedProgram
 
 from tokopt.ir.load import load
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.calling import runner_of
 from tokopt.targets.parts import FIRST
+from tokopt.targets.placement import on_device
 from tokopt.targets.program_file import PROGRAM, program_of
 from tokopt.targets.signature import signature_of
 from tokopt.targets.signature_file import read_signature, write_signature
@@ -23,10 +28,13 @@ class Eager:
     """Needs the program beside it (``program_file.save_program``), as every artifact has it."""
 
     name: str = "eager"
+    device: str = "cpu"
     native: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
-        """Run everywhere: torch is a dependency."""
+        """Look for the device; a CPU is everywhere, and torch is a dependency."""
+        if self.device != "cpu" and not torch.cuda.is_available():
+            return "torch finds no CUDA device"
         return None
 
     def lower(
@@ -50,7 +58,11 @@ class Eager:
         Its weights are not read again here: ``runtime.load`` compares the files' hashes.
         """
         names = [spec.name for spec in read_signature(folder, part).outputs]
-        return runner_of(program_of(load(folder / PROGRAM, check=False), part), names)
+        exported = program_of(load(folder / PROGRAM, check=False), part)
+        if self.device == "cpu":
+            return runner_of(exported, names)
+        run = runner_of(on_device(exported, self.device), names)
+        return lambda inputs: run({name: value.to(self.device) for name, value in inputs.items()})
 
 
-TARGETS: tuple[Target, ...] = (Eager(),)
+TARGETS: tuple[Target, ...] = (Eager(), Eager("eager-cuda", "cuda"))

@@ -7,7 +7,10 @@ What ``tokopt bench`` measures, in one run, of one of these at budget 0.1 on eve
                        of 12 layers each, width 512, 576 visual tokens, 64 words
     --shape NAME       a published model's shape with random weights (``shapes.py``), for a GPU:
                        floor.py --shape llava-1.5-7b --dtype float16 --layers 8,12
-                                --targets aotinductor-cuda,aotinductor-cuda-plain,onnxruntime-cuda
+                                --targets eager-cuda,aotinductor-cuda,aotinductor-cuda-plain,
+                                          onnxruntime-cuda
+
+With ``--tiny --share 4`` the same, but for peak memory, runs in seconds on a CPU: a test has it so.
 
 ``--decode``: the same as two programs, prefill and decode; a token and a prompt with an answer are
 timed as well, and ``--kv int8`` stores the artifact's cache so.  Results are floor-decode*.*.
@@ -31,7 +34,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from testsuite.benchmarks.shapes import SHAPES, WORDS
+from testsuite.benchmarks.shapes import SHAPES, TINY_SHAPES, WORDS
 from testsuite.zoo.weights import randomise
 from transformers import (
     CLIPVisionConfig,
@@ -98,7 +101,7 @@ def programs(args: argparse.Namespace) -> Iterator[tuple[int, Program]]:
     if args.shape == MIDDLE:
         yield LAYERS, middle(args.decode)
         return
-    shape = SHAPES[args.shape]
+    shape = (TINY_SHAPES if args.tiny else SHAPES)[args.shape]
     for layers in args.layers or [shape.layers]:
         exported = shape.export(layers, getattr(torch, args.dtype), args.share)
         yield layers, Program({"main": exported})
@@ -135,7 +138,7 @@ def measured(archive: Path, folder: Path, target: str, args: argparse.Namespace)
         archive, folder, budget=args.budget, method=args.method, target=target, kv=args.kv
     )
     compiled = time.perf_counter() - start
-    found = bench(folder, archive, rounds=args.rounds, memory=True, quiet=False)
+    found = bench(folder, archive, rounds=args.rounds, memory=not args.tiny, quiet=False)
     return {
         "tokens": made.budget.total,
         "gates": made.manifest.status,
@@ -177,8 +180,9 @@ def described(args: argparse.Namespace) -> tuple[str, int]:
     if args.shape == MIDDLE:
         words = f"{LAYERS} + {LAYERS} layers, width {WIDTH}, {VISUAL} visual tokens, {WORDS} words"
         return words + ("" if args.kv is None else f"; the artifact's cache in {args.kv}"), LAYERS
-    shape = SHAPES[args.shape]
-    widths = "real widths" if args.share == 1 else f"widths divided by {args.share}: a try"
+    shape = (TINY_SHAPES if args.tiny else SHAPES)[args.shape]
+    tried = args.share > 1 or args.tiny
+    widths = "real widths" if not tried else f"widths divided by {args.share}: a try"
     tower = f" behind a tower of {shape.tower} layers" if shape.tower else ""
     words = f"{args.shape}{tower}, {shape.visual} visual tokens, {args.dtype}, {widths}"
     return words, shape.layers
@@ -193,6 +197,9 @@ def arguments() -> argparse.Namespace:
     flags.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")])
     flags.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     flags.add_argument("--share", type=int, default=1, help="divide widths: to try the script")
+    flags.add_argument(
+        "--tiny", action="store_true", help="few patches and words: to try the script"
+    )
     flags.add_argument("--targets", default="onnxruntime-cpu,aotinductor")
     flags.add_argument("--budget", type=float, default=0.1)
     flags.add_argument("--method", help="the default method where none is given")

@@ -10,6 +10,7 @@ of a large copy measured in the same run.  Writes results/kernels-DEVICE.json.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from tokopt.targets.kernels.registry import Kernel, kernels
 RESULTS = Path(__file__).with_name("results")
 COPIED = 1 << 30
 """Bytes of the copy that says what the device's memory gives: far more than its caches hold."""
+TINY_COPY = 1 << 16
+"""Bytes of it in a try."""
 CODES = ("int8", "uint8", "float8_e4m3fn")
 Timer = Callable[[Callable[[], Any]], float]
 
@@ -112,26 +115,50 @@ def _plain(kernel: Any) -> Any:
     return kernel
 
 
-def copy_bandwidth(timer: Timer) -> float:
-    """Return GB/s of a device-to-device copy, reads and writes counted."""
-    source: Tensor = torch.empty(COPIED, dtype=torch.uint8, device="cuda")
+def copy_bandwidth(timer: Timer, device: str, copied: int) -> float:
+    """Return GB/s of a copy on a device, reads and writes counted."""
+    source: Tensor = torch.empty(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * COPIED / timer(lambda: target.copy_(source)) / 1e6
+    return 2 * copied / timer(lambda: target.copy_(source)) / 1e6
+
+
+def shrunk(case: dict[str, Any]) -> dict[str, Any]:
+    """Return a case with few rows and heads, for a try; as many queries share a head of keys."""
+    total = {"total": case["total"] % 30 + 1} if "total" in case else {}
+    shapes = [[n if n <= 256 else 40 + n % 3 for n in shape] for shape in case["shapes"]]
+    if len(shapes[0]) == 4:
+        least = min(shape[1] for shape in shapes)
+        shapes = [[items, heads // least, *rest] for items, heads, *rest in shapes]
+    return {**case, **total, "shapes": shapes}
+
+
+def by_the_clock(work: Callable[[], Any]) -> float:
+    """Return milliseconds of one run, of a try."""
+    start = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def main() -> None:
     """Measure every case and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="default: results/kernels-DEVICE.json")
+    parser.add_argument(
+        "--tiny", action="store_true", help="few rows, on the CPU by Triton's interpreter: a try"
+    )
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if not options.tiny and not torch.cuda.is_available():
         sys.exit("these kernels are measured on a GPU, and torch finds no CUDA device here")
-    device = torch.cuda.get_device_name()
-    found = [measure(case, kernels()[case["name"]], "cuda", do_bench_cudagraph) for case in CASES]
+    place, timer, cases, copied = "cuda", do_bench_cudagraph, CASES, COPIED
+    if options.tiny:
+        place, timer, copied = "cpu", by_the_clock, TINY_COPY
+        cases = [shrunk(case) for case in CASES]
+    device = "a try" if options.tiny else torch.cuda.get_device_name()
+    found = [measure(case, kernels()[case["name"]], place, timer) for case in cases]
     record = {
         "device": device, "torch": torch.__version__, "triton": triton.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "copy_gb_per_s": copy_bandwidth(do_bench_cudagraph), "cases": found,
+        "tiny": options.tiny, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "copy_gb_per_s": copy_bandwidth(timer, place, copied), "cases": found,
     }  # fmt: skip
     name = f"kernels-{device.lower().replace(' ', '-')}.json"
     (options.output or RESULTS / name).write_text(json.dumps(record, indent=1) + "\n")

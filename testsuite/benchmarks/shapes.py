@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,47 +56,80 @@ class Shape:
             return FAMILIES[model.config.model_type].prepare(model, self.request, {}).trace()
 
 
-def _clip(share: int, layers: int = 24) -> CLIPVisionConfig:
+@dataclass(frozen=True)
+class Scale:
+    """How far from the real thing: ``patches`` along a tile's side, a tower's ``depth`` (of CLIP).
+
+    ``vocabulary`` stands for every model's own where it is not None.
+    """
+
+    patches: int = 24
+    words: int = WORDS
+    depth: int = 24
+    vocabulary: int | None = None
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it says nothing of the real thing."""
+        return self.patches != 24
+
+
+REAL, TINY = Scale(), Scale(4, 8, 2, 512)
+
+
+def _clip(scale: Scale, share: int, layers: int) -> CLIPVisionConfig:
     return CLIPVisionConfig(
         hidden_size=1024 // share,
         intermediate_size=4096 // share,
         num_hidden_layers=layers,
         num_attention_heads=16 // share,
-        image_size=336,
+        image_size=14 * scale.patches,
         patch_size=14,
     )
 
 
-def _vicuna(layers: int, share: int) -> LlamaConfig:
+def _vicuna(scale: Scale, share: int, layers: int) -> LlamaConfig:
     return LlamaConfig(
         hidden_size=4096 // share,
         intermediate_size=11008 // share,
         num_hidden_layers=layers,
         num_attention_heads=32 // share,
-        vocab_size=32064,
+        vocab_size=scale.vocabulary or 32064,
         max_position_embeddings=4096,
         pad_token_id=0,
     )
 
 
-def _llava(layers: int, share: int) -> LlavaConfig:
+def _image(scale: Scale) -> int:
+    """Return the id of the image token, behind the words."""
+    return (scale.vocabulary or 32064) - 64
+
+
+def _llava(scale: Scale, layers: int, share: int) -> LlavaConfig:
     return LlavaConfig(
-        vision_config=_clip(share), text_config=_vicuna(layers, share), image_token_index=32000
+        vision_config=_clip(scale, share, scale.depth),
+        text_config=_vicuna(scale, share, layers),
+        image_token_index=_image(scale),
     )
 
 
-def _llava_next(layers: int, share: int) -> LlavaNextConfig:
+def _llava_next(scale: Scale, layers: int, share: int) -> LlavaNextConfig:
+    side = 14 * scale.patches
     return LlavaNextConfig(
-        vision_config=_clip(share),
-        text_config=_vicuna(layers, share),
-        image_token_index=32000,
-        image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        vision_config=_clip(scale, share, scale.depth),
+        text_config=_vicuna(scale, share, layers),
+        image_token_index=_image(scale),
+        image_grid_pinpoints=[
+            [side * down, side * across]
+            for down, across in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+        ],
     )
 
 
-def _qwen(layers: int, share: int) -> Qwen2_5_VLConfig:
+def _qwen(scale: Scale, layers: int, share: int) -> Qwen2_5_VLConfig:
+    depth = 2 if scale.tiny else 8
     vision = dict(
-        depth=8,
+        depth=depth,
         hidden_size=1280 // share,
         out_hidden_size=3584 // share,
         intermediate_size=3420 // share,
@@ -103,8 +137,8 @@ def _qwen(layers: int, share: int) -> Qwen2_5_VLConfig:
         patch_size=14,
         temporal_patch_size=2,
         spatial_merge_size=2,
-        window_size=112,
-        fullatt_block_indexes=(7,),
+        window_size=56 if scale.tiny else 112,
+        fullatt_block_indexes=(depth - 1,),
     )
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     text = dict(
@@ -113,40 +147,59 @@ def _qwen(layers: int, share: int) -> Qwen2_5_VLConfig:
         num_hidden_layers=layers,
         num_attention_heads=28 // share,
         num_key_value_heads=4 // share,
-        vocab_size=152064,
+        vocab_size=scale.vocabulary or 152064,
         rope_parameters=rope,
     )
-    return Qwen2_5_VLConfig(vision_config=vision, text_config=text)
+    ids = {}
+    if scale.vocabulary is not None:
+        kinds = ("image", "video", "vision_start", "vision_end")
+        ids = {f"{kind}_token_id": _image(scale) + at for at, kind in enumerate(kinds)}
+    return Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
 
 
-SHAPES = {
-    "vit-l-14-336": Shape(
-        CLIPVisionModel, lambda layers, share: _clip(share, layers), 24, 576, Request()
-    ),
-    "llava-1.5-7b": Shape(
-        LlavaForConditionalGeneration,
-        _llava,
-        32,
-        576,
-        Request(prompt_length=576 + WORDS),
-        tower=24,
-    ),
-    "llava-next-7b": Shape(  # the picture whole and in 2x2 tiles, a newline behind each of 48 lines
-        LlavaNextForConditionalGeneration,
-        _llava_next,
-        32,
-        5 * 576 + 48,
-        Request((672, 672), 5 * 576 + 48 + WORDS),
-        tower=24,
-    ),
-    "qwen2.5-vl-7b": Shape(  # 64 x 64 patches, merged by fours; 8 tower layers of 32
-        Qwen2_5_VLForConditionalGeneration,
-        _qwen,
-        28,
-        1024,
-        Request((896, 896), 1024 + WORDS),
-        tower=8,
-    ),
-}
-"""By name; what is real of them is the widths, the pictures, the token counts, and the towers but
-Qwen's: its windows are exported as an attention each, 64 in a layer."""
+def shapes(scale: Scale) -> dict[str, Shape]:
+    """Return every shape by name.
+
+    What is real of them at ``REAL`` is the widths, the pictures, the token counts, and the towers
+    but Qwen's: its windows are exported as an attention each, 64 in a layer.
+    """
+    side, one, words = 14 * scale.patches, scale.patches**2, scale.words
+    tiles = 5 * one + 2 * scale.patches  # whole and in 2x2 tiles, a newline behind each line
+    grid = 8 if scale.tiny else 64  # patches, merged by fours
+    merged = grid**2 // 4
+    return {
+        "vit-l-14-336": Shape(
+            CLIPVisionModel,
+            lambda layers, share: _clip(scale, share, layers),
+            24,
+            one,
+            Request(),
+        ),
+        "llava-1.5-7b": Shape(
+            LlavaForConditionalGeneration,
+            partial(_llava, scale),
+            32,
+            one,
+            Request(None, one + words),
+            tower=scale.depth,
+        ),
+        "llava-next-7b": Shape(
+            LlavaNextForConditionalGeneration,
+            partial(_llava_next, scale),
+            32,
+            tiles,
+            Request((2 * side, 2 * side), tiles + words),
+            tower=scale.depth,
+        ),
+        "qwen2.5-vl-7b": Shape(
+            Qwen2_5_VLForConditionalGeneration,
+            partial(_qwen, scale),
+            28,
+            merged,
+            Request((14 * grid, 14 * grid), merged + words),
+            tower=2 if scale.tiny else 8,
+        ),
+    }
+
+
+SHAPES, TINY_SHAPES = shapes(REAL), shapes(TINY)

@@ -13,6 +13,7 @@ def test_every_target_is_found_under_its_name() -> None:
         "aotinductor-cuda",
         "aotinductor-cuda-plain",
         "eager",
+        "eager-cuda",
         "mlir",
         "mlir-stablehlo",
         "mlir-tosa",
