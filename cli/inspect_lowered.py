@@ -20,6 +20,7 @@ from tokopt.targets.manifest import Manifest, read_manifest
 from tokopt.targets.onnx.fusions import KINDS
 from tokopt.targets.registry import find
 
+UNTOLD = "not told by this onnxruntime; 1.24 and later do"
 SHOWN = 4
 """Names of nodes that a line has; ``--json`` has all of them."""
 
@@ -61,7 +62,8 @@ def lowered_tables(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield tables per file: what was chosen, where operators run, what is fused, and why not."""
     for file, one in described.get("models", {}).items():
         yield from _head(file, described)
-        yield _pairs("provider", "operators", {p: _said(n) for p, n in one["placed"].items()})
+        placed = {provider: _said(count) for provider, count in one["placed"].items()}
+        yield _pairs("provider", "operators", placed or {UNTOLD: ""})
         yield _regions(one["regions"])
     for file, one in described.get("packages", {}).items():
         yield from _head(file, described)

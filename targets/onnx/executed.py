@@ -30,7 +30,8 @@ SILENT = 4
 class Executed:
     """``graph`` is what runs; ``placed``: by provider how many of each operator it took.
 
-    Operators are told as they were when providers chose, in front of the last fusions.
+    Operators are told as they were when providers chose, in front of the last fusions; nothing is
+    told by an onnxruntime older than 1.24.
     """
 
     graph: onnx_ir.Graph
@@ -63,7 +64,8 @@ def executed(path: Path, providers: list[str]) -> Iterator[Executed]:
 
 def _placed(session: onnxruntime.InferenceSession) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
-    for part in session.get_provider_graph_assignment_info():
+    told = getattr(session, "get_provider_graph_assignment_info", list)
+    for part in told():
         own = found.setdefault(part.ep_name, Counter())
         own.update(node.op_type for node in part.get_nodes())
     return {provider: dict(sorted(count.items())) for provider, count in sorted(found.items())}

@@ -5,12 +5,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from onnxruntime.capi.onnxruntime_inference_collection import Session
 
 from tokopt.cli.main import main
 
 
 def test_an_artifact_shows_what_its_runtime_runs_as_one_operator(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = str(tmp_path / "lowered")
     line = ["compile", str(archive), "--budget", "0.5", "--method", "stride"]
@@ -29,6 +33,9 @@ def test_an_artifact_shows_what_its_runtime_runs_as_one_operator(
     shown = capsys.readouterr().out
     assert "model.onnx as onnxruntime-cpu runs it" in shown and "LayerNormalization" in shown
     assert "CPUExecutionProvider" in shown
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info")
+    assert main(["inspect", folder, "--target"]) == 0
+    assert "not told by this onnxruntime" in capsys.readouterr().out
 
 
 def test_a_package_shows_what_inductor_calls_and_made(
