@@ -91,7 +91,7 @@ class _Growing:
             self._shorten(write)
             write.node.replace_all_uses_with(self.grown[write.node])
         unread = {write.base.name for write in self.writes if write.slot is None}
-        for slot in {write.slot for write in self.writes if write.slot is not None}:
+        for slot in dict.fromkeys(w.slot for w in self.writes if w.slot is not None):  # in order
             self._place(slot)
             unread.add(slot.name)
         remove_dead(self.graph)
