@@ -65,13 +65,16 @@ def track(text: str, total: int) -> Iterator[Callable[[int, str], None]]:
                 task, completed=done, description=f"{text} {note}".rstrip()
             )
         return
-    last = time.monotonic()
+    start = last = time.monotonic()
 
     def advance(done: int, note: str) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            say(f"{text}: {done}/{total} {note}".rstrip())
+        now = time.monotonic()
+        if done == total or now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - start) * (total - done) / done if done else 0.0
+            soon = f", about {left:.0f} s left" if done < total and left else ""
+            say(f"{text}: {done}/{total}{soon} {note}".rstrip())
 
     yield advance
 

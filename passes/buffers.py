@@ -261,11 +261,11 @@ def _examples(draft: ExportedProgram, writes: Sequence[Write]) -> dict[str, Tens
             rows, slot = found[write.base.name], found[write.slot.name]
             count = min(max(int(slot.flatten()[0]), 1), rows.shape[write.dim] - 1)
             found[write.base.name] = rows.narrow(write.dim, 0, count).contiguous()
-    for slot_node in {write.slot for write in writes if write.slot is not None}:
-        items = next(w.base.meta["val"].shape[0] for w in writes if w.slot is slot_node)
-        slot = found[slot_node.name]
-        if slot.ndim < 2 and isinstance(items, int):
-            found[slot_node.name] = slot.reshape(1, 1).expand(items, 1).contiguous()
+    for write in writes:
+        if write.slot is not None and found[write.slot.name].ndim < 2:
+            items = len(found[write.base.name])  # a position for each, as tokens have
+            slot = found[write.slot.name].reshape(1, 1).expand(items, 1)
+            found[write.slot.name] = slot.contiguous()
     return found
 
 

@@ -58,7 +58,9 @@ def test_plain_progress_is_said_now_and_then_and_at_the_end(
         for done in range(1, 5):
             now[0] += 6.0
             advance(done, f"best {done / 10}")
-    assert capsys.readouterr().err == "search: 2/4 best 0.2\nsearch: 4/4 best 0.4\n"
+    assert (
+        capsys.readouterr().err == "search: 2/4, about 12 s left best 0.2\nsearch: 4/4 best 0.4\n"
+    )
 
 
 def test_progress_on_a_terminal_goes_to_stderr(

@@ -284,7 +284,7 @@ def test_auto_takes_bits_from_the_layers_that_lose_least(
 def test_auto_goes_on_to_two_bits_where_asked_and_where_that_saves_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By hand: KIVI's 3 bits with 31 rows in 16 are fewer than INT4's 4 from 403 rows on."""
+    """By hand: KIVI's 3 bits with 31 rows in 16 are fewer than INT4's 4 from 404 rows on."""
     sizes = replace(SIZES, width=128, longest=640)
     save(Program(parts(sizes, dynamic=True)), tmp_path / "wide.pt2")
     separate = Separate.of(load(tmp_path / "wide.pt2"))

@@ -125,6 +125,18 @@ def test_a_row_out_of_place_fails_the_gate(
 
 
 @pytest.mark.exhaustive
+def test_a_free_batch_stays_free(tmp_path: Path) -> None:
+    save(Program(static_parts(SIZES, dynamic=True)), tmp_path / "a.pt2")
+    made = tokopt.compile(tmp_path / "a.pt2", tmp_path / "b", budget=0.5, target="onnxruntime-cpu")
+    model, (pixels, ids) = tokopt.load(made.folder), inputs(SIZES, 3, 6, 4)
+    given = {"pixels": pixels, "input_ids": ids}
+    got = model.generate(given, max_new_tokens=8, stop=())
+    for item in range(3):
+        alone = {name: value[item : item + 1] for name, value in given.items()}
+        assert torch.equal(got[item : item + 1], model.generate(alone, max_new_tokens=8, stop=()))
+
+
+@pytest.mark.exhaustive
 def test_few_bits_and_verification_go_with_it(archived: Archived, tmp_path: Path) -> None:
     line = ["compile", str(archived.path), "--budget", "0.5", "--kv-bits", "8"]
     assert main([*line, "-o", str(tmp_path / "c")]) == 0

@@ -9,7 +9,7 @@ from testsuite.zoo.handvlm import HandVlm, Language, Layer, Sizes
 from testsuite.zoo.handvlm_parts import inputs
 from testsuite.zoo.weights import randomise
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 Slot = Literal["position", "apart"]
@@ -45,7 +45,7 @@ class Prefill(nn.Module):
         x = embeds.masked_scatter(visual, features) + language.place(places)
         mask, made = torch.arange(sizes.longest)[None] <= places[:, None], list[Tensor]()
         for layer in language.layers:
-            shape = (len(x), sizes.heads, sizes.longest, sizes.width // sizes.heads)
+            shape = (x.shape[0], sizes.heads, sizes.longest, sizes.width // sizes.heads)
             buffers = [torch.zeros(shape), torch.zeros(shape)]
             x = attend(layer, x, mask[None, None], buffers, places)
             made += buffers
@@ -82,15 +82,17 @@ def static_parts(
     slot: Slot = "position",
     masked: bool = True,
     padded: bool = False,
+    dynamic: bool = False,
     seed: int = 0,
 ) -> dict[str, ExportedProgram]:
-    """Export ``vision``, ``prefill`` and ``decode`` of constant sizes, batch 1.
+    """Export ``vision``, ``prefill`` and ``decode`` of constant sizes; ``dynamic``: but the batch.
 
     Not ``masked``: decode reads rows that are not written.  ``padded``: prefill's writes are not
     what it gives.
     """
     model = randomise(HandVlm(sizes).eval().requires_grad_(False), seed)
-    pixels, ids = inputs(sizes, 1)
+    pixels, ids = inputs(sizes, 2 if dynamic else 1)
+    items = {0: Dim("batch", min=1, max=64)} if dynamic else None
     with torch.no_grad():
         features = model.vision(pixels)
         prefill = Prefill(model.language, sizes, padded)
@@ -99,11 +101,15 @@ def static_parts(
         count = torch.tensor([ids.shape[1]])
         place, apart = (count, ()) if slot == "position" else (count[:, None], (count[0],))
         calls = {
-            "vision": (model.vision, (pixels,)),
-            "prefill": (prefill, (ids, features)),
-            "decode": (decode, (ids[:, :1], place, cache, *apart)),
+            "vision": (model.vision, (pixels,), (items,)),
+            "prefill": (prefill, (ids, features), (items, items)),
+            "decode": (
+                decode,
+                (ids[:, :1], place, cache, *apart),
+                (items, None, [items for _ in cache], *(None for _ in apart)),
+            ),
         }
         return {
-            name: torch.export.export(module.eval(), given, strict=False)
-            for name, (module, given) in calls.items()
+            name: torch.export.export(module.eval(), given, dynamic_shapes=sized, strict=False)
+            for name, (module, given, sized) in calls.items()
         }
