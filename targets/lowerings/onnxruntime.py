@@ -90,30 +90,28 @@ class OnnxRuntime:
                 found[path.name]["cuda_graph"] = graph
         return found
 
-    def _opened(self, path: Path) -> tuple[onnxruntime.InferenceSession, str | None]:
+    def _opened(self, path: Path) -> tuple[Runner, str | None]:
         """Start a session; on a GPU also say why its runs are no CUDA graph, where they are not."""
+        device = torch.device("cuda" if self.provider == CUDA else "cpu")
         refusal = barrier(path) if self.provider == CUDA else "not on a GPU"
         if refusal is None:
             try:
-                return _session(str(path), self.provider, ASKED), None
+                return captured_runner(_session(str(path), self.provider, ASKED), device), None
             except Exception as error:  # ONNX Runtime's exceptions share no public base class
                 refusal = f"ONNX Runtime refuses: {error}"
-        return _session(str(path), self.provider), refusal
+        return bound_runner(_session(str(path), self.provider), device), refusal
 
     def open(self, folder: Path, part: str = FIRST) -> Runner:
         """Start a session on ``model.onnx``."""
         path = folder / of_part(MODEL, part)
-        device = torch.device("cuda" if self.provider == CUDA else "cpu")
         try:
-            session, refusal = self._opened(path)
+            bound, _ = self._opened(path)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise InputError(
                 f"ONNX Runtime does not load the model: {error}",
                 where=str(path),
                 hint="the file may be damaged or need a newer onnxruntime",
             ) from error
-        captured = device.type == "cuda" and refusal is None
-        bound = (captured_runner if captured else bound_runner)(session, device)
 
         def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             try:

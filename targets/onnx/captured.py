@@ -5,7 +5,8 @@ it captured at the addresses it captured it at.  So inputs and outputs lie in te
 what is given is copied there, and what is returned are copies: the next run writes over them.  The
 runtime's own conditions (its pull requests 9978 and 19636): every input and output is a tensor of
 constant sizes, no control flow, every call on the CUDA provider.  ``barrier`` tells the first two
-from a model; the last one the runtime checks when it opens a session.
+from a model; the last one the runtime checks when it opens a session, and what else prevents it
+shows in a first run, on zeros.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tokopt.targets.base import Runner
 from tokopt.targets.onnx.bound import numpy_type
 
 CONTROL = ("If", "Loop", "Scan")
+TRIED = 2
 ASKED = {"enable_cuda_graph": "1"}
 """What the CUDA provider is asked for."""
 
@@ -49,7 +51,8 @@ def barrier(model: Path) -> str | None:
 def captured_runner(session: onnxruntime.InferenceSession, device: torch.device) -> Runner:
     """Return a function that runs a session of constant sizes at fixed addresses of a device.
 
-    Outputs are copies on the device.
+    Outputs are copies on the device.  Runs it on zeros, which captures, and once more, which
+    replays; raises what ONNX Runtime does where it cannot.
     """
     place = (device.type, device.index or 0)
     ends = [session.get_inputs(), session.get_outputs()]
@@ -58,6 +61,9 @@ def captured_runner(session: onnxruntime.InferenceSession, device: torch.device)
     for bind, tensors in ((binding.bind_input, given), (binding.bind_output, made)):
         for name, value in tensors.items():
             bind(name, *place, numpy_type(value.dtype), tuple(value.shape), value.data_ptr())
+
+    for _ in range(TRIED):
+        session.run_with_iobinding(binding)
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in given.items():

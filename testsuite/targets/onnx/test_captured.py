@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.nn.functional import scaled_dot_product_attention
 
+from tokopt.targets.lowerings import onnxruntime as lowering
 from tokopt.targets.lowerings.onnxruntime import CPU, CUDA, OnnxRuntime
 from tokopt.targets.onnx.captured import barrier, captured_runner
 from tokopt.targets.registry import find
@@ -90,7 +91,7 @@ def test_every_run_is_at_the_addresses_of_the_first_and_its_outputs_outlive_the_
     run = captured_runner(watched, torch.device("cpu"))
     given = [{"x": torch.randn(2, 3), "h": torch.randn(3, 2).half().T} for _ in range(3)]
     found = [run(one) for one in given]
-    assert (watched.bindings, watched.runs) == (1, 3)
+    assert (watched.bindings, watched.runs) == (1, 5)  # two of them on zeros
     for one, got in zip(given, found, strict=True):
         wanted = plain.run(None, {name: value.numpy() for name, value in one.items()})
         for value, array in zip(got.values(), wanted, strict=True):
@@ -99,9 +100,9 @@ def test_every_run_is_at_the_addresses_of_the_first_and_its_outputs_outlive_the_
         run({"x": torch.randn(3, 3), "h": torch.randn(2, 3).half()})
 
 
-@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("refused", ["", "start", "run"])
 def test_the_cuda_provider_is_asked_for_a_graph_and_what_it_says_is_told(
-    refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx.save(model([2, 3]), tmp_path / "model.onnx")
     onnx.save(model([2, "n"]), tmp_path / "model-decode.onnx")
@@ -109,11 +110,23 @@ def test_the_cuda_provider_is_asked_for_a_graph_and_what_it_says_is_told(
 
     def start(path: str, options: Any, providers: Any, provider_options: Any) -> str:
         asked.append((Path(path).name, dict(zip(providers, provider_options, strict=True))))
-        if refused and provider_options[0]:
+        if refused == "start" and provider_options[0]:
             raise RuntimeError("not all nodes are on CUDA")
-        return "a session"
+        return Path(path).name
+
+    def captured(session: str, device: torch.device) -> str:
+        assert (session, device.type) == ("model.onnx", "cuda")
+        if refused == "run":
+            raise RuntimeError("not all nodes are on CUDA")
+        return "captured"
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    monkeypatch.setattr(lowering, "captured_runner", captured)
+    monkeypatch.setattr(lowering, "bound_runner", lambda session, device: "bound")
+    assert OnnxRuntime("cuda", CUDA)._opened(tmp_path / "model.onnx")[0] == (
+        "bound" if refused else "captured"
+    )
+    asked.clear()
     found = OnnxRuntime("cuda", CUDA).choices(tmp_path)
     graph = "no: ONNX Runtime refuses: not all nodes are on CUDA"
     assert found["model.onnx"] == {
