@@ -23,10 +23,9 @@ from tokopt.ir.part import Part, own_name, part
 from tokopt.ir.program import Program
 from tokopt.ir.tensors import tensor_inputs
 from tokopt.passes.apply_plan import Applied
-from tokopt.passes.buffers import grow_all
 from tokopt.passes.decompose import decompose
 from tokopt.passes.followers import Followers, refuse_lengths
-from tokopt.passes.normalize import normalize
+from tokopt.passes.normalize import normalize_all
 from tokopt.targets.chained import Chain
 from tokopt.targets.parts import FIRST, part_named
 from tokopt.targets.programs import ProgramEntry
@@ -55,9 +54,8 @@ class Separate:
         """
         try:
             main = program.main_name
-            graphs = grow_all({name: normalize(g) for name, g in program.graphs.items()})
-            normal = replace(program, graphs=graphs)
-            links = find_links(graphs)
+            normal = replace(program, graphs=normalize_all(program.graphs))
+            links = find_links(normal.graphs)
             _refuse_buffers(program, normal, links)
         except TokoptError as error:
             error.where = error.where or program.source

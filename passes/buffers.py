@@ -32,7 +32,7 @@ from tokopt.ir.tensors import tensor_inputs
 from tokopt.ir.trace import call, compute_value, compute_values, fake_mode_of
 from tokopt.passes.buffer_writes import Write, find_writes
 from tokopt.passes.literals import patch_literals
-from tokopt.passes.normalize import MADE
+from tokopt.passes.spec import MADE
 from tokopt.passes.workspace import Count, Workspace
 
 aten = torch.ops.aten

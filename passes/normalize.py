@@ -5,12 +5,14 @@ of image placeholders among them) and dead layers.  After: the same values from 
 calls in which attention, linear and norm layers are still single nodes; a loop over equal pieces
 of the rows is one run (``pieces.py``), a merge is one of few forms (``spread.py``, ``written.py``),
 rows on a plane lie in one dim (``flat.py``); what several layers read by cross-attention is
-threaded through them by aliases (``ir/cross.py``).  Sound because assertions have no result, an
+threaded through them by aliases (``ir/cross.py``); a cache of fixed length that decode writes into
+grows (``buffers.py``).  Sound because assertions have no result, an
 alias is its operand, pieces do not read one another and functionalisation is torch's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,10 +24,11 @@ from tokopt.ir.cross import thread
 from tokopt.ir.program import Program
 from tokopt.ir.rebuilt import copy_graph, rebuilt
 from tokopt.passes.base import Pass, PassResult
+from tokopt.passes.buffers import grow_all
 from tokopt.passes.flat import flatten_planes
 from tokopt.passes.pieces import batch_pieces
 from tokopt.passes.snapshot import Snapshot
-from tokopt.passes.spec import NORMALIZED, Spec
+from tokopt.passes.spec import MADE, NORMALIZED, Spec
 from tokopt.passes.spread import scatter_spread_rows
 from tokopt.passes.written import unify_written_rows
 
@@ -55,7 +58,7 @@ class Normalize(Pass):
 
     def run(self, program: Program) -> PassResult:
         """Return the program in normal form; the same one where it was already."""
-        graphs = {name: normalize(exported) for name, exported in program.graphs.items()}
+        graphs = normalize_all(program.graphs)
         normal = replace(program, graphs=graphs)
         if Snapshot.of(program).difference(Snapshot.of(normal)) is None:
             return PassResult(program, modified=False)
@@ -63,8 +66,9 @@ class Normalize(Pass):
         return PassResult(normal, modified=True, statistics={"nodes removed": removed})
 
 
-MADE = "made_by_normalize"
-"""A node's meta says so where the call computes what the archive's graph computes otherwise."""
+def normalize_all(graphs: Mapping[str, ExportedProgram]) -> dict[str, ExportedProgram]:
+    """Return a model's programs in normal form; caches of fixed length grow (``buffers.py``)."""
+    return grow_all({name: normalize(exported) for name, exported in graphs.items()})
 
 
 def computes_alike(normal: ExportedProgram) -> bool:

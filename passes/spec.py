@@ -31,3 +31,7 @@ def _normal_faults(program: Program) -> tuple[str, ...]:
 
 NORMALIZED = Spec("normalized", _normal_faults, "run the pass normalize first")
 """Every graph is functional and holds nothing dead: what all passes but ``normalize`` read."""
+
+
+MADE = "made_by_normalize"
+"""A node's meta says so where the call computes what the archive's graph computes otherwise."""

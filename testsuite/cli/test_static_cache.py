@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +80,13 @@ def test_with_every_row_tokens_are_those_of_the_archives_own_loop(
         assert torch.equal(got, archived.tokens(prompt(seed)))
     with pytest.raises(InputError, match="overflows"):
         model.generate(prompt(5), max_new_tokens=SIZES.longest, stop=())
+
+
+def test_inspect_sees_the_decoder(archived: Archived, capfd: Capture) -> None:
+    assert main(["inspect", str(archived.path), "--json"]) == 0
+    stacks = json.loads(capfd.readouterr().out)["stacks"]
+    assert [one["role"] for one in stacks] == ["vision", "decoder"]
+    assert any(site["legal"] for site in stacks[1]["sites"])
 
 
 def test_stages_in_the_decoder_leave_layers_other_lengths(
