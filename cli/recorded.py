@@ -62,7 +62,7 @@ def in_rows(limits: Limits, stored: Sequence[CachedLayer]) -> Limits:
         raise UnsupportedError(
             f"a kv budget with a cache of which up to {window} rows wait in 16 bits",
             expected="a cache format that stores each row alone (--kv-bits 8 or 4)",
-            hint="ask for tokens=, or for a smaller window: kivi{window=0}",
+            hint="ask for tokens= beside it: what is spent of kv is in the manifest",
         )
     return limits.in_rows(max((one.bytes_per_token / one.full for one in stored), default=1.0))
 
