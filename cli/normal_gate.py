@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tokopt.ir.tolerances import ORACLE
-from tokopt.passes.buffers import archived_inputs, in_common
+from tokopt.passes.buffer_inputs import archived_inputs, in_common
 from tokopt.passes.normalize import computes_alike
 from tokopt.passes.validate import Verdict, relative_difference, run_program
 

@@ -5,7 +5,7 @@ that an input or a range tells, attention over all L rows with a mask, the whole
 After: what is given is the rows that are written so far, new ones concatenated behind them, and
 masks are read as far as there are rows.  Sound where rows are written one behind the other from the
 first place on, and the mask hides what is not written; the gate on the normal form compares with
-the archive's program, with other numbers in those rows (``archived_inputs``).  Everything behind
+the archive's program, with other numbers in those rows (``buffer_inputs.py``).  Everything behind
 then knows of one kind of cache alone.
 """
 
@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from tokopt.ir.axis import Axis, locate
@@ -28,16 +27,14 @@ from tokopt.ir.facts import Facts
 from tokopt.ir.lengths import length_of, same_shape
 from tokopt.ir.new_inputs import call_by_name, drop_inputs, new_size
 from tokopt.ir.rebuilt import draft_of, rebuilt
-from tokopt.ir.tensors import tensor_inputs
 from tokopt.ir.trace import call, compute_value, compute_values, fake_mode_of
+from tokopt.passes.buffer_inputs import grown_examples
 from tokopt.passes.buffer_writes import Write, find_writes
 from tokopt.passes.literals import patch_literals
 from tokopt.passes.spec import MADE
 from tokopt.passes.workspace import Count, Workspace
 
 aten = torch.ops.aten
-UNWRITTEN = 100.0
-"""What stands in rows that are not written yet: a mask must hide it."""
 
 
 def grow_all(graphs: Mapping[str, ExportedProgram]) -> dict[str, ExportedProgram]:
@@ -57,7 +54,7 @@ def grow_buffers(exported: ExportedProgram) -> ExportedProgram:
         return exported
     draft = draft_of(exported)
     writes = find_writes(draft)
-    examples = _examples(draft, writes)
+    examples = grown_examples(draft, writes)
     _Growing(draft, writes).run()
     made = rebuilt(draft, draft.graph)
     call_by_name(made, examples)
@@ -245,75 +242,3 @@ class _Growing:
 
     def _first_call(self) -> fx.Node:
         return next(node for node in self.graph.nodes if node.op != "placeholder")
-
-
-def _examples(draft: ExportedProgram, writes: Sequence[Write]) -> dict[str, Tensor] | None:
-    """Return example inputs of the program that it becomes; None without those that it has."""
-    if draft.example_inputs is None:
-        return None
-    leaves = [x for x in pytree.tree_leaves(draft.example_inputs) if isinstance(x, Tensor)]
-    names = [tensor.name for tensor in tensor_inputs(draft)]
-    if len(leaves) != len(names):
-        return None
-    found = dict(zip(names, leaves, strict=True))
-    for write in writes:
-        if write.slot is not None:
-            rows, slot = found[write.base.name], found[write.slot.name]
-            count = min(max(int(slot.flatten()[0]), 1), rows.shape[write.dim] - 1)
-            found[write.base.name] = rows.narrow(write.dim, 0, count).contiguous()
-    for write in writes:
-        if write.slot is not None and found[write.slot.name].ndim < 2:
-            items = len(found[write.base.name])  # a position for each, as tokens have
-            slot = found[write.slot.name].reshape(1, 1).expand(items, 1)
-            found[write.slot.name] = slot.contiguous()
-    return found
-
-
-def archived_inputs(
-    archived: ExportedProgram, normal: ExportedProgram, given: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return what the archive's program is given where its normal form is given ``given``.
-
-    Buffers hold the cache's rows and ``UNWRITTEN`` behind them; a place is their number.
-    """
-    own = {tensor.name: tensor.value for tensor in tensor_inputs(normal)}
-    found, rows = dict[str, Tensor](), 0
-    places = list[tuple[str, Tensor]]()
-    for tensor in tensor_inputs(archived):
-        value, have = tensor.value, given.get(tensor.name)
-        if have is None and not value.is_floating_point():
-            places.append((tensor.name, value))
-            continue
-        shape = [int(n) if isinstance(n, int) else None for n in value.shape]
-        if have is not None and len(shape) == have.ndim:
-            grown = [
-                d
-                for d, n in enumerate(own[tensor.name].shape)
-                if isinstance(n, torch.SymInt) and shape[d] is not None
-            ]
-            if not grown:
-                found[tensor.name] = have
-                continue
-            sizes = [
-                have.shape[d] if n is None or d not in grown else n for d, n in enumerate(shape)
-            ]
-            buffer = have.new_full(sizes, UNWRITTEN)
-            (dim,), rows = grown, have.shape[grown[0]]
-            buffer.narrow(dim, 0, rows).copy_(have)
-            found[tensor.name] = buffer
-        elif have is not None:  # a position for each item, which is one for all
-            found[tensor.name] = have.flatten()[:1].reshape([1] * value.ndim)
-        else:  # a buffer that prefill writes from the first row on
-            batch = next(iter(given.values())).shape[0]
-            sizes = [batch if n is None else n for n in shape]
-            found[tensor.name] = torch.full(sizes, UNWRITTEN, dtype=value.dtype)
-    for name, value in places:
-        found[name] = torch.full([1] * value.ndim, rows, dtype=value.dtype)
-    return found
-
-
-def in_common(wanted: Tensor, got: Tensor) -> Tensor:
-    """Return the rows of an archived output that its normal form gives: the first ones."""
-    for dim, size in enumerate(got.shape):
-        wanted = wanted.narrow(dim, 0, size) if wanted.shape[dim] > size else wanted
-    return wanted

@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 from tokopt.cli.inputs import example_inputs
 from tokopt.ir.dims import operator_name
 from tokopt.ir.tensors import tensor_inputs
+from tokopt.passes.buffer_inputs import archived_inputs, in_common
 from tokopt.passes.buffer_writes import find_writes
-from tokopt.passes.buffers import archived_inputs, grow_all, grow_buffers, in_common
+from tokopt.passes.buffers import grow_all, grow_buffers
 from tokopt.passes.normalize import computes_alike, normalize
 from tokopt.passes.validate import relative_difference, run_program
 from tokopt.targets.signature import signature_of
