@@ -119,6 +119,28 @@ def scatter(x: Tensor, dim: int, index: Tensor, source: Tensor | float) -> Any:
     return torch.where(hit, source.gather(dim, entry.clamp(min=0).expand(x.shape)), x)
 
 
+def scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
+    """Ask of every place which entries of ``index`` name it, and add these up.
+
+    Where ``index`` is expanded along the features behind ``dim`` that is one product of matrices,
+    of numbers that are finite.
+    Where it is smaller than ``x`` along another dim the operator stays as it is.
+    """
+    dim, last = dim % x.dim(), x.dim() - 1
+    others = [d for d in range(x.dim()) if d != dim]
+    if index.dim() != x.dim() or any(index.shape[d] != x.shape[d] for d in others):
+        return NotImplemented
+    places = torch.arange(x.shape[dim], device=x.device).unsqueeze(-1)
+    source = source[tuple(slice(size) for size in index.shape)]
+    if dim == last - 1 and index.stride(last) == 0 and x.is_floating_point():
+        names = index.select(last, 0).unsqueeze(-2) == places
+        return x + names.to(x.dtype) @ source
+    names = index.movedim(dim, last).unsqueeze(-2) == places
+    zero = torch.zeros([], dtype=x.dtype, device=x.device)
+    sums = torch.where(names, source.movedim(dim, last).unsqueeze(-2), zero).sum(-1)
+    return x + sums.to(x.dtype).movedim(last, dim)
+
+
 def layer_norm(
     x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,5 +187,6 @@ OURS: Table = {
     aten.masked_scatter.default: masked_scatter,
     aten.scatter.src: scatter,
     aten.scatter.value: scatter,
+    aten.scatter_add.default: scatter_add,
     aten.native_layer_norm.default: layer_norm,
 }

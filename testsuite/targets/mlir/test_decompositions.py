@@ -12,6 +12,7 @@ from tokopt.targets.mlir.decompositions import (
     layer_norm,
     masked_scatter,
     scatter,
+    scatter_add,
     sort,
     topk,
 )
@@ -108,3 +109,17 @@ def test_a_running_sum_along_a_free_length_is_torch_s() -> None:
     for size in (1, 7):
         x = torch.randint(-5, 5, (2, size, 3)).float()
         assert torch.equal(ours.module()(x), x.cumsum(1))
+
+
+def test_a_scatter_adds_rows_of_one_place_and_leaves_places_without() -> None:
+    torch.manual_seed(0)
+    x, source = torch.randn(2, 6, 3), torch.randn(2, 9, 3)
+    rows = torch.randint(0, 4, (2, 8, 1)).expand(2, 8, 3)  # two places are named by none
+    for index in (rows, rows.contiguous(), torch.randint(0, 6, (2, 8, 3))):
+        want = x.scatter_add(1, index, source)
+        assert torch.allclose(scatter_add(x, 1, index, source), want, atol=1e-6)
+        assert torch.allclose(scatter_add(x, -2, index, source), want, atol=1e-6)
+    flat, ones = torch.randint(0, 5, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
+    none = torch.zeros(2, 5, dtype=torch.int64)
+    assert torch.equal(scatter_add(none, 1, flat, ones), none.scatter_add(1, flat, ones))
+    assert scatter_add(x, 1, rows[:1], source) is NotImplemented
