@@ -40,7 +40,9 @@ class Chooser:
             return self.plan, ""
         assert budget is not None
         if self.searcher is not None:
-            bounded = None if self.limits is None else Bounded(self.meter, self.limits)
+            bounded = None
+            if self.limits is not None:
+                bounded, budget = Bounded(self.meter, self.limits), self.limits.rows
             fitted = self.searcher.fit(budget, self.planner.seed, bounded)
             return replace(fitted.plan, outputs=self.planner.outputs), fitted.note
         if self.limits is not None:

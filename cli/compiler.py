@@ -31,7 +31,7 @@ from tokopt.cli.compiled import Compiled, default_folder, journal_of
 from tokopt.cli.one_program import OneProgram
 from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
-from tokopt.cli.recorded import Costs, in_rows
+from tokopt.cli.recorded import Costs
 from tokopt.cli.separate_programs import Parted, SeparatePrograms
 from tokopt.cli.sparse_decode import no_decode, sparse_program, with_sparse
 from tokopt.cli.stored_cache import CACHE
@@ -152,18 +152,17 @@ def compile(
                 from tokopt.cli.searcher import Searcher  # Optuna takes a second to import
 
                 searcher = Searcher(whole, search, program.sha256, journal_of(folder), quiet)
-        meter = Meter(facts, given, device_for(limits, chosen.name, device))
+        caches = () if whole.cache is None else whole.cache.records
+        meter = Meter(facts, given, device_for(limits, chosen.name, device), caches)
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
         named = "" if meter.device is None else meter.device.stated
-        caches = () if whole.cache is None else whole.cache.records
-        inner = None if limits is None else in_rows(limits, caches)
-        chooser = Chooser(plan, searcher, planner, meter, inner)
+        chooser = Chooser(plan, searcher, planner, meter, limits)
         made: list[Candidate] = []
         normal: list[Verdict] = []
         for number, share in enumerate(budgets or (None,)):
             with clock.stage(chooser.stage):
-                wanted, note = chooser.choose(share if inner is None else inner.rows)
+                wanted, note = chooser.choose(share)
                 if whole.cache is not None:
                     wanted = replace(wanted, cache=whole.cache.entries)
                 whole.check(wanted)

@@ -51,9 +51,7 @@ def explain(
         plan = Plan.from_toml(read_plan_text(str(file)), str(file))
         lost = None if ground is None else losses(ground[0], [ground[1]], plan, find_method)
         asked = own.budget.requested
-        stored = max((one.bytes_per_token / one.full for one in own.cache), default=1.0)
-        limits = Limits(tokens=asked.get("tokens"), kv=asked.get("kv"))
-        rows = limits.in_rows(stored).rows
+        rows = Limits(tokens=asked.get("tokens")).rows
         judged = searched.get(f"{rows:g}") if asked else None
         told.append({**_budget(own.budget, plan, judged, lost), "cache": _cached(own.cache)})
     return {

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.plan import Plan
 from tokopt.passes.budget_report import BudgetReport, Work
 from tokopt.passes.limits import Limits
 from tokopt.passes.validate import Verdict
-from tokopt.passes.within import Meter
+from tokopt.passes.within import Meter, kv_share
 from tokopt.targets.manifest import Amount, Budget, CachedLayer, GateResult, LayerSpend, StageCost
 
 
@@ -52,21 +51,6 @@ class Costs:
         return Costs({} if plan.budget is None else {"tokens": plan.budget})
 
 
-def in_rows(limits: Limits, stored: Sequence[CachedLayer]) -> Limits:
-    """Return limits of which ``kv`` is of rows, where layers store their caches so.
-
-    Raises ``UnsupportedError`` where rows wait in 16 bits: what one costs depends on their number.
-    """
-    window = max((one.window for one in stored), default=0)
-    if limits.kv is not None and window:
-        raise UnsupportedError(
-            f"a kv budget with a cache of which up to {window} rows wait in 16 bits",
-            expected="a cache format that stores each row alone (--kv-bits 8 or 4)",
-            hint="ask for tokens= beside it: what is spent of kv is in the manifest",
-        )
-    return limits.in_rows(max((one.bytes_per_token / one.full for one in stored), default=1.0))
-
-
 def recorded_budget(
     costs: Costs,
     plan: Plan,
@@ -86,10 +70,7 @@ def recorded_budget(
 
     total = {"tokens": amount(report.total), "flops": Amount(work.total, None)}
     if report.role.startswith("decoder"):
-        rows = report.rows
-        shares = [one.share(n) for one, n in zip(stored, rows, strict=True)] if stored else []
-        spent = (n * share for n, share in zip(rows, shares or [1.0] * len(rows), strict=True))
-        total["kv"] = amount(sum(spent) / (report.of * len(rows)))
+        total["kv"] = amount(kv_share(report.rows, report.of, stored))
     if costs.seconds is not None:
         total["latency"] = Amount(costs.seconds, None)
     return Budget(

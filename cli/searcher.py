@@ -102,7 +102,7 @@ class Searcher:
         parts += (self.wanted.grid, DEFAULT)
         if bounded is not None:
             device = bounded.meter.device
-            parts += (bounded.limits, None if device is None else device.name)
+            parts += (bounded.limits, None if device is None else device.name, bounded.meter.stored)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _note(self, found: Found) -> str:

@@ -3,14 +3,15 @@
 ``tokens``   mean share of the visual rows in the consumer's layers (DESIGN.md, section 5)
 ``kv``       bytes of the consumer's visual keys and values, against all rows in 16 bits: caches
              hold as many rows as their layer has, so in 16 bits it is what ``tokens`` is, and a
-             format of fewer bits leaves room for more rows
+             format of fewer bits leaves room for more rows; rows that may wait in 16 bits are
+             counted so
 ``flops``    operations of all products, the selector's own work included, against the original's
 ``latency``  seconds by the roofline of a device, the selector included
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tokopt.ir.errors import InputError
 
@@ -39,12 +40,8 @@ class Limits:
 
     @property
     def rows(self) -> float:
-        """Return the share of the rows that ``tokens`` and ``kv`` leave."""
-        return min(self.tokens or 1.0, self.kv or 1.0)
-
-    def in_rows(self, share: float) -> Limits:
-        """Return limits of which ``kv`` is of rows, where a row is stored in a share of 16 bits."""
-        return self if self.kv is None else replace(self, kv=min(1.0, self.kv / share))
+        """Return the share of the rows that is left at most, whatever else is limited."""
+        return self.tokens or 1.0
 
 
 def parse_limits(text: str) -> Limits:

@@ -28,6 +28,7 @@ from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
 from tokopt.passes.kv.registry import find_format
+from tokopt.passes.limits import Limits
 from tokopt.targets import coding
 from tokopt.targets.manifest import CachedLayer, read_manifest
 
@@ -199,9 +200,14 @@ def test_what_programs_cannot_store_is_refused(
     assert message in capfd.readouterr().err and not (tmp_path / "no").exists()
 
 
-def test_a_limit_of_bytes_wants_rows_that_do_not_wait(built: Built, tmp_path: Path) -> None:
-    line = ["compile", str(built.archive), "--budget", "kv=0.2", "--kv", FORMAT]
-    assert main([*line, "-o", str(tmp_path / "no")]) == 3
+@pytest.mark.exhaustive
+def test_a_limit_of_bytes_counts_the_rows_that_wait(built: Built, tmp_path: Path) -> None:
+    """By hand: 15 rows wait in 16 bits, the others take 128 of 256 bytes each."""
+    most = (15 + (SIZES.visual // 2 - 15) / 2) / SIZES.visual
+    options = {"budget": Limits(kv=most), "method": "stride", "target": "eager", "kv": FORMAT}
+    made = tokopt.compile(built.archive, tmp_path / "x", **options)
+    assert made.manifest.budget.total["kv"].predicted == pytest.approx(most)
+    assert set(made.budget.rows) == {SIZES.visual // 2}
 
 
 def test_a_cache_that_would_overflow_is_refused_with_coded_rows_counted(built: Built) -> None:

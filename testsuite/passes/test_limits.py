@@ -13,6 +13,7 @@ from testsuite.passes.families import every_input
 from tokopt.ir.errors import BudgetError, InputError, UnsupportedError
 from tokopt.ir.plan import Plan
 from tokopt.passes.apply_plan import apply_plan
+from tokopt.passes.budget import row_count
 from tokopt.passes.budget_report import Work, report_work
 from tokopt.passes.default_plan import default_fit
 from tokopt.passes.devices import Device, find_device
@@ -21,6 +22,7 @@ from tokopt.passes.limits import Limits, parse_limits
 from tokopt.passes.methods.registry import find_method
 from tokopt.passes.roofline import predict_seconds, products_seconds
 from tokopt.passes.within import Meter, fit_within
+from tokopt.targets.manifest import CachedLayer
 
 SLOW = Device("slow", {torch.float32: 1e9}, 1e9)
 
@@ -31,7 +33,7 @@ def test_limits_are_written_as_shares_and_latency_in_seconds_too() -> None:
     for text, seconds in (("20ms", 0.02), ("3s", 3.0), ("5us", 5e-6)):
         limits = parse_limits(f"kv=0.1,latency={text}")
         assert limits.kv == 0.1 and limits.latency == pytest.approx(seconds) and not limits.relative
-    assert parse_limits("kv=0.1,tokens=0.3").rows == 0.1 and parse_limits("flops=0.3").rows == 1.0
+    assert parse_limits("kv=0.1,tokens=0.3").rows == 0.3 and parse_limits("flops=0.3").rows == 1.0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,30 @@ def test_all_limits_hold_together_and_the_tightest_decides() -> None:
     loose = within("llava", Limits(tokens=0.9, flops=0.99, latency=0.99), "fastv")
     tight = within("llava", Limits(tokens=0.5, kv=0.45, flops=0.99), "fastv")
     assert float(loose.spent) > 0.8 and 0.4 < float(tight.spent) <= 0.45
+
+
+def test_bytes_of_a_cache_whose_last_rows_wait_are_met_as_nearly_as_rows_allow() -> None:
+    """By hand: of a layer's n rows min(n, window) take 16 bits, the others a quarter or an eighth.
+
+    The reference tries every count.
+    """
+    facts = analysed("llava").facts
+    of, layers = row_count(facts.consumer), len(facts.consumer.stack.layers)
+    stored = [CachedLayer(n, "a", "a", 1.0, 4.0 + 4 * (n % 2), window=7) for n in range(layers)]
+    gauge = dataclasses.replace(meter("llava"), stored=stored)
+
+    def cost(keep: int) -> float:
+        rows = [of] + [keep] * (layers - 1)  # fastv's published place in so few layers
+        coded = (max(n - 7, 0) / (4 + 4 * (i % 2)) for i, n in enumerate(rows))
+        return sum(min(n, 7) + more for n, more in zip(rows, coded, strict=True)) / (of * layers)
+
+    place = functools.partial(fitted, "llava", method="fastv")
+    for kv in (cost(5), cost(11), cost(11) + 1e-9, cost(of - 1)):
+        found = fit_within(gauge, Limits(kv=kv), place, functools.partial(work, "llava")).plan
+        assert found.stages[0].keep == max(n for n in range(1, of + 1) if cost(n) <= kv)
+    with pytest.raises(BudgetError, match=r"meets kv=0\.05") as error:
+        fit_within(gauge, Limits(kv=0.05), place, functools.partial(work, "llava"))
+    assert f"at least kv={cost(1):.4g}, of the nearest" in str(error.value)
 
 
 def test_what_no_plan_meets_names_the_nearest() -> None:
