@@ -64,10 +64,10 @@ def _measured(
         side: Kept(f"cache_{number}_{side}", side, one.format, one.constants)
         for side, one in chosen.items()
     }
-    return _counted(layer, kept, rows, "; ".join(notes))
+    return counted(layer, kept, rows, "; ".join(notes))
 
 
-def _counted(
+def counted(
     layer: LayerCache, kept: Mapping[Side, Kept], rows: Mapping[str, Tensor], note: str
 ) -> StoredLayer:
     """Count what a row costs, from the tensors that it becomes."""
@@ -107,7 +107,7 @@ def read(
             own = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
             name = f"cache_{number}_{side}"
             kept[side] = Kept(name, side, find_format(names[side]), own)
-        found.append(_counted(layer, kept, rows, ""))
+        found.append(counted(layer, kept, rows, ""))
     cache = StoredCache(how, separate, tuple(found))
     if cache.tensors.keys() != tensors.keys():
         raise InputError("these are measurements of another cache", where=str(file))

@@ -32,7 +32,7 @@ from tokopt.cli.one_program import OneProgram
 from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
-from tokopt.cli.separate_programs import Parted, SeparatePrograms
+from tokopt.cli.separate_programs import RAISED, Parted, SeparatePrograms
 from tokopt.cli.sparse_decode import no_decode, sparse_program, with_sparse
 from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
@@ -124,7 +124,9 @@ def compile(
     chosen = available(target)
     file, formats = None, None if kv is None else asked_formats(kv)
     if isinstance(formats, Auto):
-        formats = replace(formats, tokens=_least(limits, budgets))
+        trades = search is not None and limits is not None and limits.kv is not None
+        apart = RAISED not in chosen.alike
+        formats = replace(formats, tokens=_least(limits, budgets), apart=apart, further=trades)
     asked = None if sparse_decode is None else asked_sparse(sparse_decode)
     if plan is not None and not isinstance(plan, Plan):
         file = Path(plan).with_name(CACHE)
@@ -163,6 +165,10 @@ def compile(
         for number, share in enumerate(budgets or (None,)):
             with clock.stage(chooser.stage):
                 wanted, note = chooser.choose(share)
+                if wanted.cache and plan is None:  # a search chose its bits
+                    whole = whole.with_cache(wanted.cache, None)
+                    caches = () if whole.cache is None else whole.cache.records
+                    meter = replace(meter, stored=caches)
                 if whole.cache is not None:
                     wanted = replace(wanted, cache=whole.cache.entries)
                 whole.check(wanted)

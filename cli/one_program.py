@@ -84,6 +84,9 @@ class OneProgram:
             hint="export with `tokopt export --decode`",
         )
 
+    def next_token(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        """Return that there is none."""
+
     def check(self, plan: Plan) -> None:
         """Accept every plan: nothing else runs on what the program gives."""
 

@@ -15,7 +15,7 @@ from tokopt.cli.calibration import calibration
 from tokopt.cli.console import say, track
 from tokopt.cli.eval_data import ANSWERED
 from tokopt.cli.whole import Whole
-from tokopt.ir.plan import Stage
+from tokopt.ir.plan import Plan, Stage
 from tokopt.passes.budget import spent
 from tokopt.passes.fit import Fitted
 from tokopt.passes.search.bounded import Bounded
@@ -55,6 +55,7 @@ class Searcher:
         self.answered = [batch.pop(ANSWERED, None) for batch in self.batches]
         if self.weak and not quiet:
             say(f"warning: {WEAK} (--calibration FILE)")
+        self.stored = whole.next_token(self.batches)
         self.found: dict[str, Found] = {}
 
     def fit(self, budget: float, seed: int, bounded: Bounded | None = None) -> Fitted:
@@ -71,6 +72,7 @@ class Searcher:
             bounded=bounded,
             grid=self.wanted.grid,
             answered=self.answered,
+            stored=None if bounded is None or bounded.limits.kv is None else self.stored,
         )
         effort = EFFORTS[self.wanted.effort].with_trials(self.wanted.trials)
         if self.quiet:
@@ -100,6 +102,8 @@ class Searcher:
         parts: tuple[object, ...] = (self.sha256, digest.hexdigest(), f"{budget:g}", seed)
         parts += (sorted((name, str(one.tunes)) for name, one in self.methods.items()),)
         parts += (self.wanted.grid, DEFAULT)
+        if self.stored is not None:
+            parts += (self.stored.caches, self.stored.digest)
         if bounded is not None:
             device = bounded.meter.device
             parts += (bounded.limits, None if device is None else device.name, bounded.meter.stored)
@@ -136,6 +140,7 @@ def _as_data(found: Found) -> dict[str, Any]:
                 "origin": judged.origin,
                 **judged.values,
                 "stages": [_stage(stage) for stage in judged.plan.stages],
+                **_cache(judged.plan),
             }
             for judged in fitting
             if judged.plan is not None
@@ -151,3 +156,7 @@ def _as_data(found: Found) -> dict[str, Any]:
 def _stage(stage: Stage) -> dict[str, Any]:
     told = {"site": stage.site, "method": stage.method, "keep": stage.keep}
     return {**told, **({"options": dict(stage.options)} if stage.options else {})}
+
+
+def _cache(plan: Plan) -> dict[str, Any]:
+    return {"cache": [f"{one.key}/{one.value}" for one in plan.cache]} if plan.cache else {}

@@ -10,13 +10,14 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from tokopt.cli.cache_bits import fewest_bits
+from tokopt.cli.cache_bits import BitChoices, bit_choices
 from tokopt.cli.cache_formats import measured, read
 from tokopt.cli.cache_gate import Programs, judge_cache
 from tokopt.cli.clock import Clock
 from tokopt.cli.coded_gate import judge_coded
 from tokopt.cli.generation import refuse_stages, with_followers
 from tokopt.cli.inputs import check_merges
+from tokopt.cli.next_token import NextToken
 from tokopt.cli.normal_gate import judge_normal
 from tokopt.cli.separate import Separate
 from tokopt.cli.separate_gates import Original, judge_parts, judge_target, torch_runner
@@ -48,7 +49,10 @@ RAISED = OPS["cached_attention"].name
 
 @dataclass(frozen=True)
 class SeparatePrograms:
-    """``every``: the inputs of all programs by outer name, of which ``given`` feed the joined."""
+    """``every``: the inputs of all programs by outer name, of which ``given`` feed the joined.
+
+    ``bits``: the choices of which ``cache`` is one, where its bits were not said.
+    """
 
     separate: Separate
     facts: Facts
@@ -56,6 +60,7 @@ class SeparatePrograms:
     given: Mapping[str, Tensor]
     placeholders: tuple[Placeholders, ...]
     cache: StoredCache | None = None
+    bits: BitChoices | None = None
 
     @staticmethod
     def of(
@@ -102,10 +107,20 @@ class SeparatePrograms:
         """
         ground = (self.separate, self.decoding, self.every)
         if isinstance(wanted, Auto):
-            wanted = fewest_bits(*ground, wanted)
+            bits = bit_choices(*ground, wanted)
+            return replace(self, cache=bits.caches[bits.usual], bits=bits)
+        for one in () if self.bits is None else self.bits.caches:
+            if one.entries == wanted:
+                return replace(self, cache=one)
         if file is None or isinstance(wanted, Mapping):
             return replace(self, cache=measured(*ground, wanted))
         return replace(self, cache=read(*ground, wanted, file))
+
+    def next_token(self, batches: Sequence[Mapping[str, Tensor]]) -> NextToken | None:
+        """Return the step of decode behind prompts, where a search may choose its cache's bits."""
+        if self.bits is None or self.decoding is None:
+            return None
+        return NextToken(self.separate, self.decoding, self.bits, batches)
 
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedError`` for a stage whose caches no later program takes."""

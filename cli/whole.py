@@ -26,6 +26,7 @@ from tokopt.targets.manifest import Budget, GateResult, Variant
 from tokopt.targets.stored_weights import StoredWeights
 
 if TYPE_CHECKING:
+    from tokopt.cli.next_token import NextToken
     from tokopt.cli.stored_cache import StoredCache
 
 
@@ -91,6 +92,9 @@ class Whole(Protocol):
 
         ``wanted``: formats of keys and values, ``auto``, or what a plan has, with its ``file``.
         """
+
+    def next_token(self, batches: Sequence[Mapping[str, Tensor]]) -> NextToken | None:
+        """Return the step of decode behind prompts, where a search may choose its cache's bits."""
 
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedError`` for a plan that some program could not follow."""

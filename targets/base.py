@@ -33,6 +33,11 @@ class Target(Protocol):
         """The operators of the token dialect that ``lower`` takes as they are."""
         ...
 
+    @property
+    def alike(self) -> frozenset[str]:
+        """Those of them that read a layer's keys and values where both are in one format alone."""
+        ...
+
     def available(self) -> str | None:
         """Return ``None`` where the target runs on this machine, else the reason it does not."""
         ...

@@ -22,11 +22,15 @@ AUTO = "auto"
 class Auto:
     """``auto{bits=4}``: no fewer than ``bits``; 2 is for caches of many rows, and no kernel's.
 
-    ``tokens``: the share of a prompt's rows that the smallest budget leaves.
+    ``tokens``: the share of a prompt's rows that the smallest budget leaves.  ``apart``: keys and
+    values of a layer may be in different formats.  ``further``: fewer bits than that are choices
+    of a search.
     """
 
     bits: int = 4
     tokens: float = 1.0
+    apart: bool = False
+    further: bool = False
 
 
 def of_bits(said: str) -> str:

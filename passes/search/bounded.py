@@ -7,7 +7,7 @@ Choices that cannot meet them are refused, and the sampler is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from tokopt.passes.budget import spent
 from tokopt.passes.budget_report import Work, report_work
 from tokopt.passes.fit import Fitted
 from tokopt.passes.limits import Limits
-from tokopt.passes.within import Meter, fit_within, refuse_without_cache
+from tokopt.passes.within import Meter, StoredRows, fit_within, refuse_without_cache
 
 FINEST = 10**6
 """No share of the tokens has a larger denominator: rows times layers."""
@@ -36,6 +36,10 @@ class Bounded:
     def __post_init__(self) -> None:
         """Refuse what no plan can be asked for."""
         refuse_without_cache(self.meter.facts, self.limits)
+
+    def storing(self, stored: Sequence[StoredRows]) -> Bounded:
+        """Return the same limits where caches are stored so."""
+        return replace(self, meter=replace(self.meter, stored=stored))
 
     def find(self, propose: Callable[[Fraction], Plan], apply: Callable[[Plan], Applied]) -> Plan:
         """Return the plan with most tokens within the limits; ``propose`` is given their share.

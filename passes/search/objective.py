@@ -8,13 +8,14 @@ outputs that have no token axis, else of the mean over the rows that are left.
     cosine   1 - cos(original, other) of the final hidden state: the stream behind the last layer
              (of the first output where the graph shows none)
 
-Both are means over items, in fp32.
+Both are means over items, in fp32.  Where a search chooses how caches are stored, ``kl`` is the
+mean over one token more: what decode makes of the cache behind the original's own next token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -32,6 +33,7 @@ from tokopt.passes.answer import (
 from tokopt.passes.observe import Observation
 from tokopt.passes.search.race import Distances, means
 from tokopt.passes.search.replay import Replay
+from tokopt.passes.search.stored import Cache, StoredChoices
 
 Measure = Literal["kl", "cosine"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -44,11 +46,13 @@ class Answer:
     """What items answer: ``scores`` ``[B, T, V]`` of the output, ``state`` ``[B, T, C]``.
 
     T rows are judged, the last first; those that an item has are ``there``, bool ``[B, T]``.
+    ``behind`` ``[B, V]``: decode's scores, where a step of it is judged too.
     """
 
     scores: Tensor
     state: Tensor
     there: Tensor
+    behind: Tensor | None = None
 
 
 class Objective:
@@ -56,6 +60,7 @@ class Objective:
 
     ``seen`` are observations of the same batches: they tell where padded prompts end.
     ``answered``: of each batch, how many tokens at each prompt's end are an answer, int64 ``[B]``.
+    ``stored``: how caches may be stored, where that is judged too.
     """
 
     def __init__(
@@ -64,7 +69,9 @@ class Objective:
         replay: Replay,
         seen: list[Observation],
         answered: Sequence[Tensor | None] = (),
+        stored: StoredChoices | None = None,
     ) -> None:
+        self.stored = stored
         self.facts, self.replay = facts, replay
         self.decoder = facts.consumer if facts.consumer.role.startswith("decoder") else None
         self._output, self._number = first_output(facts)
@@ -75,18 +82,31 @@ class Objective:
         for one, lengths in zip(seen, self._answered, strict=True):
             if lengths is not None:
                 check_answered(facts, one, lengths, judged)
-        self.reference = list(self.answers(facts.exported))
+        self.reference = list[Answer]()
+        self.reference.extend(self.answers(facts.exported))
 
-    def answers(self, exported: ExportedProgram, first: int = 0) -> Iterator[Answer]:
+    def answers(
+        self, exported: ExportedProgram, first: int = 0, cache: Cache = ()
+    ) -> Iterator[Answer]:
         """Yield a program's answers, batch by batch, from batch number ``first`` on."""
         (output,) = exported.graph.find_nodes(op="output")
+        taken = [] if self.stored is None else [output.args[0][n].name for n in self.stored.taken]
         names = [output.args[0][self._number].name]
         if self._state is not None:
             names.append(self._state.name)
-        found = self.replay.each(exported, names, first)
+        found = self.replay.each(exported, [*names, *taken], first)
         rows = zip(self._behind, self._answered, strict=True)
-        for values, (behind, lengths) in zip(found, list(rows)[first:], strict=True):
-            yield self._answer([values[name] for name in names], behind, lengths)
+        for number, (values, (behind, lengths)) in enumerate(
+            zip(found, list(rows)[first:], strict=True), first
+        ):
+            answer = self._answer([values[name] for name in names], behind, lengths)
+            if self.stored is not None:
+                own = self.reference[number] if number < len(self.reference) else answer
+                token = own.scores[:, 0].argmax(-1)
+                handed = [values[name] for name in taken]
+                later = self.stored.logits(number, token, handed, cache)
+                answer = replace(answer, behind=later)
+            yield answer
 
     def distance(self, exported: ExportedProgram, without: int = 0) -> dict[str, float]:
         """Return how far a program's answers are from the original's, by every measure.
@@ -96,15 +116,22 @@ class Objective:
         return means(dict(self.distances(exported, without)))
 
     def distances(
-        self, exported: ExportedProgram, without: int = 0
+        self, exported: ExportedProgram, without: int = 0, cache: Cache = ()
     ) -> Iterator[tuple[int, Distances]]:
-        """Yield the same of every item, batch by batch as they are run, with the batch's number."""
-        for number, got in enumerate(self.answers(exported, without), without):
+        """Yield the same of every item, batch by batch as they are run, with the batch's number.
+
+        ``cache``: how decode's step finds its cache stored.
+        """
+        for number, got in enumerate(self.answers(exported, without, cache), without):
             wanted = self.reference[number]
             cosine = 1.0 - torch.cosine_similarity(wanted.state, got.state, dim=-1)
             rows = {"kl": divergence(wanted.scores, got.scores), "cosine": cosine}
             there, count = wanted.there, wanted.there.sum(1)
-            yield number, {name: (far * there).sum(1) / count for name, far in rows.items()}
+            far = {name: (one * there).sum(1) / count for name, one in rows.items()}
+            if wanted.behind is not None and got.behind is not None:
+                later = divergence(wanted.behind.float(), got.behind.float())
+                far["kl"] = (far["kl"] * count + later) / (count + 1)
+            yield number, far
 
     def _answer(
         self, values: list[Tensor], behind: Tensor | None, answered: Tensor | None

@@ -42,6 +42,7 @@ from tokopt.passes.search.race import Distances, raced
 from tokopt.passes.search.replay import Replay
 from tokopt.passes.search.sized import sized
 from tokopt.passes.search.space import Space, Trial
+from tokopt.passes.search.stored import Cache, StoredChoices
 from tokopt.passes.search.study import FREE, START, Judged, Study, derived
 
 BEST = 4
@@ -51,6 +52,8 @@ BEST = 4
 FLOWING, CHANGED, EXPECTED = 3, 3, 2
 """Plans a round judges, by where they come from."""
 ATTEMPTS = 30
+BITS = "bits"
+"""What a trial's choice of a cache is called."""
 
 FITTED = 3
 """One batch of so many is what orders are measured on: judged there too, they would always win."""
@@ -76,6 +79,8 @@ class Search:
     ``bounded``: limits on other numbers than tokens, which every plan judged meets as well.
     ``grid``: of patches, as in ``12x12``, for methods that need one where no graph tells it.
     ``answered``: of each batch, how many tokens at each prompt's end are an answer, int64 ``[B]``.
+    ``stored``: how caches may be stored, within limits: a plan chooses that too, and the fewer bits
+    it takes the more rows its limit of ``kv`` leaves.  Published plans take the usual one.
     """
 
     def __init__(
@@ -92,13 +97,14 @@ class Search:
         bounded: Bounded | None = None,
         grid: str | None = None,
         answered: Sequence[Tensor | None] = (),
+        stored: StoredChoices | None = None,
     ) -> None:
         self._archived = facts
         if bounded is None:  # limits are counted on the program as it came
             facts = sized(facts, batches)
         methods = {name: one for name, one in methods.items() if "text" not in one.roles}
         self.facts, self.budget, self.methods = facts, budget, methods  # words only where asked for
-        self.bounded, self.grid = bounded, grid
+        self.bounded, self.grid, self.stored = bounded, grid, stored
         self._last: tuple[Plan, Applied] | None = None
         self.seed, self.measure = seed, measure
         seen = [observe(facts, batch) for batch in batches]
@@ -106,7 +112,7 @@ class Search:
         self._entropies = average_entropies(seen)
         self._fitted = len(batches) // FITTED
         self._orders = cache(lambda: self._measured(batches, seen))
-        self._objective = Objective(facts, replay, seen, answered)
+        self._objective = Objective(facts, replay, seen, answered, stored)
         self._flow = Flow(facts, replay, seen, methods.__getitem__, seed)
         self._space = Space(facts, methods, budget, seed, grid)
         self._whole: dict[str, Mapping[int, Distances]] = {}
@@ -162,8 +168,12 @@ class Search:
             if self.bounded is None:
                 plan = self._proposed(trial, start, self.budget)
             else:
+                cache = self._cache(trial, start)
+                bounded = self.bounded
+                if self.stored is not None:
+                    bounded = bounded.storing(self.stored.rows(cache))
                 propose = partial(self._proposed, trial, start)
-                plan = self.bounded.find(propose, self._apply)
+                plan = replace(bounded.find(propose, self._apply), cache=cache)
             self._refuse(plan)
         except (UnsupportedError, BudgetError, InputError) as refusal:
             plan, why = None, str(refusal)
@@ -171,6 +181,15 @@ class Search:
         if plan is not None:
             judged = self._judge(judged, plan)
         self._study.tell(trial, self.measure, judged)
+
+    def _cache(self, trial: Trial, start: str) -> Cache:
+        """Return how the plan of a trial stores caches."""
+        if self.stored is None:
+            return ()
+        at = self.stored.usual
+        if start == FREE:
+            at = trial.suggest_int(BITS, 0, len(self.stored.caches) - 1)
+        return self.stored.caches[at]
 
     def _refuse(self, plan: Plan) -> None:
         """Refuse what only the samples' sizes allow: what remembers asks for constant ones."""
@@ -231,7 +250,7 @@ class Search:
 
     def _apply(self, plan: Plan) -> Applied:
         """Return what a plan makes of the program; the last one is kept: it is judged next."""
-        key = replace(plan, budget=None)  # what was asked for changes nothing
+        key = replace(plan, budget=None, cache=())  # what was asked for changes nothing
         if self._last is None or self._last[0] != key:
             self._last = (key, apply_plan(self.facts.exported, plan, self.methods.__getitem__))
         return self._last[1]
@@ -244,7 +263,7 @@ class Search:
             applied = self._apply(plan)
             fitted = self._fitted if is_ordered(plan, self.methods.__getitem__) else 0
             rival = self._rival() if judged.origin == FREE else {}
-            running = self._objective.distances(applied.exported, fitted)
+            running = self._objective.distances(applied.exported, fitted, plan.cache)
             seen, values = raced(running, rival, self.measure)
         except (UnsupportedError, InputError) as refusal:
             return Judged(judged.number, judged.origin, None, {}, str(refusal))
@@ -262,7 +281,8 @@ class Search:
         if text not in self._whole:
             exported = apply_plan(self.facts.exported, best.plan, self.methods.__getitem__).exported
             without = self._fitted if is_ordered(best.plan, self.methods.__getitem__) else 0
-            self._whole[text] = dict(self._objective.distances(exported, without))
+            far = self._objective.distances(exported, without, best.plan.cache)
+            self._whole[text] = dict(far)
         return self._whole[text]
 
     def _propose(self, effort: Effort, done: int) -> None:
@@ -297,15 +317,22 @@ class Search:
         best = [
             choices
             for judged in self._ranked()
-            if judged.plan is not None and (choices := self._space.choices(judged.plan)) is not None
+            if judged.plan is not None and (choices := self._choices(judged.plan)) is not None
         ][:BEST]
         found, share = list[Choices](), self._share()
         for _ in range(ATTEMPTS if best else 0):
             draw = Draw(chance, changed(chance.choice(best), chance))
-            plan = self._drawn(draw, share)
-            if plan is not None and self._text(plan) not in self._known:
+            cache, plan = self._cache(draw, FREE), self._drawn(draw, share)
+            if plan is not None and self._text(replace(plan, cache=cache)) not in self._known:
                 found.append(draw.choices)
         return found[:CHANGED]
+
+    def _choices(self, plan: Plan) -> Choices | None:
+        """Return choices that draw a plan like this one, its cache with them."""
+        found = self._space.choices(plan)
+        if found is None or self.stored is None:
+            return found
+        return {**found, BITS: list(self.stored.caches).index(plan.cache)}
 
     @staticmethod
     def _text(plan: Plan) -> str:

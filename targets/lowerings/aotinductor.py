@@ -51,6 +51,7 @@ class AotInductor:
     name: str
     device: str = "cpu"
     native: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Look for the device, for Triton, and for the C++ compiler that torch would use."""

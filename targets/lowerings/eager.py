@@ -30,6 +30,7 @@ class Eager:
     name: str = "eager"
     device: str = "cpu"
     native: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Look for the device; a CPU is everywhere, and torch is a dependency."""

@@ -42,6 +42,7 @@ class Mlir:
     dialect: str
     input_type: str
     native: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Look for torch-mlir, which imports, and IREE, which the gates run."""

@@ -55,6 +55,7 @@ class OnnxRuntime:
     name: str
     provider: str
     native: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Start a session on the provider: that a wheel lists it does not mean it works."""
@@ -204,6 +205,6 @@ def _trial(provider: str) -> str | None:
 
 
 TARGETS: tuple[Target, ...] = (
-    OnnxRuntime("onnxruntime-cpu", CPU, native()),
+    OnnxRuntime("onnxruntime-cpu", CPU, native(), alike=native()),
     OnnxRuntime("onnxruntime-cuda", CUDA),
 )

@@ -39,6 +39,7 @@ class TorchCompile:
     name: str
     device: str = "cpu"
     native: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def available(self) -> str | None:
         """Look for what Inductor needs: the device and a C++ compiler."""

@@ -32,6 +32,7 @@ from tokopt.ir.save import save
 from tokopt.passes.kv.asked import Auto
 from tokopt.passes.kv.int4 import Int4
 from tokopt.passes.kv.int8 import Int8
+from tokopt.passes.kv.layer import OTHER
 from tokopt.passes.limits import Limits
 from tokopt.targets.manifest import read_manifest
 
@@ -265,13 +266,14 @@ def test_auto_takes_bits_from_the_layers_that_lose_least(
 
     def formats(most: float) -> list[str]:
         monkeypatch.setattr(cache_bits, "MOST", most)
-        found = cache_bits.fewest_bits(separate, decoding, every)
-        assert [one.layer for one in found] == [0, 1]
+        bits = cache_bits.bit_choices(separate, decoding, every)
+        found = bits.caches[bits.usual].entries
+        assert [one.layer for one in found] == [0, 1] and len(bits.caches) == bits.usual + 1
         assert all(one.key == one.value for one in found)
         return [one.key for one in found]
 
     def lost(*names: str) -> float:
-        return trial.lost(dict(enumerate(names)))
+        return trial.lost({(n, side): name for n, name in enumerate(names) for side in OTHER})
 
     assert formats(-1) == ["half"] * 2 and formats(1e9) == ["int4"] * 2
     eight, four = lost("int8", "int8"), lost("int4", "int4")
@@ -295,11 +297,34 @@ def test_auto_goes_on_to_two_bits_where_asked_and_where_that_saves_bytes(
         pixels, ids = inputs(sizes, 1, rows - sizes.visual, 5)
         token, place = ids[:, :1].clone(), torch.full((1, 1), rows - sizes.visual)
         given = {"pixels": pixels, "input_ids": ids, "decode_input_ids": token, "positions": place}
-        caching = cache_bits.fewest_bits(separate, decoding, separate.inputs(given), auto)
-        return {name for one in caching for name in (one.key, one.value)}
+        bits = cache_bits.bit_choices(separate, decoding, separate.inputs(given), auto)
+        return {name for e in bits.caches[bits.usual].entries for name in (e.key, e.value)}
 
     assert found(404, Auto(2)) == {"kivi{window=0}"}
     assert found(403, Auto(2)) == found(404, Auto()) == found(404, Auto(2, 0.9)) == {"int4"}
+
+
+def test_auto_chooses_for_keys_and_values_apart_and_each_choice_has_fewer_bits(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One side goes on at a time, first the one that loses least: tried here one by one."""
+    separate = Separate.of(load(built.archive))
+    every = separate.inputs(None)
+    decoding = separate.decoding(analyse(separate.joined))
+    monkeypatch.setattr(cache_bits, "MOST", -1)
+    bits = cache_bits.bit_choices(separate, decoding, every, Auto(8, apart=True, further=True))
+    assert bits.usual == 0 and len(bits.caches) == 5
+    cost = [sum(one.bytes_per_token for one in cache.records) for cache in bits.caches]
+    assert cost == [8 * SIZES.width - n * SIZES.width for n in range(5)]
+    names = [[(one.key, one.value) for one in cache.entries] for cache in bits.caches]
+    both = {
+        n: measured(separate, decoding, every, {"key": n, "value": n}) for n in ("half", "int8")
+    }
+    trial = cache_bits._Trial(separate, both, every)
+    half = {(n, side): "half" for n in range(2) for side in OTHER}
+    least = min(half, key=lambda part: trial.lost({**half, part: "int8"}))
+    found = {(n, s): getattr(bits.caches[1].entries[n], s) for n, s in half}
+    assert found == {**half, least: "int8"} and names[4] == [("int8", "int8")] * 2
 
 
 @pytest.mark.exhaustive
