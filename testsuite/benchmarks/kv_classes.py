@@ -142,9 +142,8 @@ def main() -> None:
     starts = range(0, args.samples, AT_ONCE)
     batches = [samples(FIRST_SEED + at, min(AT_ONCE, args.samples - at)) for at in starts]
     with torch.no_grad():
-        rows = [
-            row for name in ("llava", "qwen2vl") for row in measured(name, trained(name), batches)
-        ]
+        models = {name: trained(name) for name in FAMILIES}
+        rows = [row for name, model in models.items() for row in measured(name, model, batches)]
         pairs = dict.fromkeys([*CHOICES, *((one, one) for one in FORMATS)])
         seconds = {f"{a}/{b}": reading((a, b)) for a, b in pairs}
     data = {
