@@ -76,6 +76,8 @@ def bit_choices(
     usual, within = 0, True
     for name in list(stored)[1:]:
         nexts = list(_going(trial, found[-1], name, asked))
+        if asked.further and isinstance(find_format(name), Windowed):
+            within = False  # whether that saves bytes depends on how many rows a plan leaves
         if within:
             gone = _most_within(trial, nexts)
             usual, within = usual + gone, gone == len(nexts)

@@ -126,7 +126,8 @@ def compile(
     if isinstance(formats, Auto):
         trades = search is not None and limits is not None and limits.kv is not None
         apart = RAISED not in chosen.alike
-        formats = replace(formats, tokens=_least(limits, budgets), apart=apart, further=trades)
+        tokens = limits.rows if limits is not None and trades else _least(limits, budgets)
+        formats = replace(formats, tokens=tokens, apart=apart, further=trades)
     asked = None if sparse_decode is None else asked_sparse(sparse_decode)
     if plan is not None and not isinstance(plan, Plan):
         file = Path(plan).with_name(CACHE)

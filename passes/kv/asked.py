@@ -22,9 +22,9 @@ AUTO = "auto"
 class Auto:
     """``auto{bits=4}``: no fewer than ``bits``; 2 is for caches of many rows, and no kernel's.
 
-    ``tokens``: the share of a prompt's rows that the smallest budget leaves.  ``apart``: keys and
-    values of a layer may be in different formats.  ``further``: fewer bits than that are choices
-    of a search.
+    ``tokens``: the share of a prompt's rows that the smallest budget leaves, or may.  ``apart``:
+    keys and values of a layer may be in different formats.  ``further``: fewer bits than that are
+    choices of a search.
     """
 
     bits: int = 4

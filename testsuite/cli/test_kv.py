@@ -293,13 +293,19 @@ def test_auto_goes_on_to_two_bits_where_asked_and_where_that_saves_bytes(
     decoding = separate.decoding(analyse(separate.joined))
     monkeypatch.setattr(cache_bits, "MOST", 1e9)
 
-    def found(rows: int, auto: Auto) -> set[str]:
+    def choices(rows: int, auto: Auto) -> cache_bits.BitChoices:
         pixels, ids = inputs(sizes, 1, rows - sizes.visual, 5)
         token, place = ids[:, :1].clone(), torch.full((1, 1), rows - sizes.visual)
         given = {"pixels": pixels, "input_ids": ids, "decode_input_ids": token, "positions": place}
-        bits = cache_bits.bit_choices(separate, decoding, separate.inputs(given), auto)
+        return cache_bits.bit_choices(separate, decoding, separate.inputs(given), auto)
+
+    def found(rows: int, auto: Auto) -> set[str]:
+        bits = choices(rows, auto)
         return {name for e in bits.caches[bits.usual].entries for name in (e.key, e.value)}
 
+    further = choices(404, Auto(2, further=True))  # a search may take it, and starts without
+    last = further.caches[-1].entries[-1]
+    assert last.key == last.value == "kivi{window=0}" and further.usual == len(further.caches) - 3
     assert found(404, Auto(2)) == {"kivi{window=0}"}
     assert found(403, Auto(2)) == found(404, Auto()) == found(404, Auto(2, 0.9)) == {"int4"}
 
