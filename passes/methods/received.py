@@ -22,7 +22,7 @@ def received(layer: LayerTap, candidates: Tensor, count: int, everyone: bool) ->
     rows = candidates.shape[1]
     order = first_rows(candidates, rows)
     asked = list(order.narrow(1, 0, count).split(BLOCK, 1))
-    if everyone:
+    if everyone and count < rows:
         asked.append(order.narrow(1, count, rows - count))
     weight = torch.ones_like(candidates) if everyone else candidates
     mass = torch.zeros_like(candidates, dtype=torch.float32)

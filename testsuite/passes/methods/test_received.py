@@ -61,3 +61,19 @@ def test_no_more_than_a_block_of_rows_is_asked_at_once() -> None:
 
     received(dataclasses.replace(layer, rows=rows), taps.candidates, taps.count, everyone=True)
     assert max(asked) == BLOCK and sum(asked) == 3 * BLOCK
+
+
+def test_a_tower_of_patches_alone_has_no_other_rows_to_ask() -> None:
+    taps = drawn_taps("vision", rows=14, layers=1, batch=2)
+    layer, asked = taps.layers[0], list[int]()
+
+    def rows(at: torch.Tensor) -> torch.Tensor:
+        asked.append(at.shape[1])
+        assert layer.rows is not None
+        return layer.rows(at)
+
+    every = torch.ones_like(taps.candidates)
+    watched = dataclasses.replace(layer, rows=rows)
+    found = received(watched, every, every.shape[1], everyone=True)
+    np.testing.assert_allclose(found.numpy(), matrix(layer).mean(1), rtol=1e-5)
+    assert asked == [14]
