@@ -33,11 +33,16 @@ def coders_of(
     ``values`` are what is recorded of the inputs of ``decode``, by name.
     """
     alike: dict[tuple[object, ...], list[tuple[Cache, Kept]]] = {}
-    for one, kept in caches:
+    saliences, every = dict[str, str](), list(caches)
+    for number in range(0, len(every), 2):  # of a layer's two caches
+        layer = {kept.side: one.input for one, kept in every[number : number + 2]}
+        saliences |= dict.fromkeys(layer.values(), salience_of(layer["key"]))
+    for one, kept in every:
         if kept.windowed is not None:
             value = values[one.input]
             form = (kept.format, kept.side, int(value.shape[1]), int(value.shape[3]), value.dtype)
-            alike.setdefault(form, []).append((one, kept))
+            own = (one.input,) if kept.constants else ()
+            alike.setdefault((*form, *own), []).append((one, kept))
     found, used = list[CoderProgram](), set[str]()
     for members in alike.values():
         first, kept = members[0]
@@ -50,7 +55,13 @@ def coders_of(
         )
         used.add(name)
         served = tuple(
-            CodedCache(c.input, {n: how.input_of(c.input, n) for n in names}) for c, how in members
+            CodedCache(
+                c.input,
+                {n: how.input_of(c.input, n) for n in names},
+                {how.input_of(c.input, n): each for n, each in format.counted(how.side).items()},
+                saliences[c.input] if format.ranks else None,
+            )
+            for c, how in members
         )
         entry = Coder(
             name,
@@ -59,7 +70,13 @@ def coders_of(
             follows=True,
             unit=format.unit,
             waits=format.waits,
+            pooled=format.pooled,
             caches=served,
         )
         found.append(CoderProgram(Part(exported, names), entry))
     return found
+
+
+def salience_of(keys: str) -> str:
+    """Return the output of decode with the salience of a layer's rows, by the cache of its keys."""
+    return f"{keys}_salience"

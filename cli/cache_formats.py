@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tokopt.cli.inputs import read_inputs
@@ -18,13 +19,16 @@ from tokopt.ir.cache_sides import LayerCache, find_layer_caches
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.plan import Caching
-from tokopt.passes.kv.format import Side
+from tokopt.passes.kv.format import WINDOW, Side
 from tokopt.passes.kv.half import Half
 from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.layer import OTHER, chosen_layer
 from tokopt.passes.kv.registry import find_format
 from tokopt.passes.kv.samples import Rotary, Samples
 from tokopt.passes.kv.stored import bytes_per_token
+
+MANY = 8
+"""Times as many rows as are coded at once: what a row costs is counted of so many."""
 
 FULL = 2
 """Bytes of a value in 16 bits, against which a cache is counted."""
@@ -55,6 +59,8 @@ def _measured(
     turning, note, names = layer.turning, "", dict(names)
     if not layer.known and names["key"] != Half.name:
         note, names["key"] = "how positions turn keys is not known: half precision", Half.name
+        if find_format(names["value"]).pooled:  # both lie in one order
+            names["value"] = Half.name
     rotary = None if turning is None else Rotary(turning.width, turning.interleaved)
     keys, values = rows[layer.key.input], rows[layer.value.input]
     samples: dict[Side, Samples] = {"key": Samples([keys], rotary), "value": Samples([values])}
@@ -76,10 +82,12 @@ def counted(
         seen, windowed = rows[layer.side(side).input], one.windowed
         if windowed is None:
             stored += bytes_per_token({"": one.handed(seen)}, seen)
-        else:  # as many rows as are coded at once, whatever they are
-            unit = seen[:, :, :1].expand(-1, -1, windowed.unit, -1)
-            stored += bytes_per_token(one.block(one.handed(unit)), unit)
-            window = max(window, windowed.waits + windowed.unit - 1)
+        else:  # of many rows, whatever they are, what is coded of them
+            many = seen[:, :, :1].expand(-1, -1, windowed.waits + MANY * windowed.unit, -1)
+            state = one.stored(many, torch.zeros(many.shape[:3]))
+            waiting = state.pop(WINDOW)
+            stored += bytes_per_token(state, many[:, :, waiting.shape[2] :])
+            window = max(window, windowed.waiting)
         full += FULL * seen.shape[1] * seen.shape[3]
     return StoredLayer(layer, kept, note, stored, full, window)
 

@@ -74,21 +74,36 @@ def judge_cache(
     before, after = plain.run(given), stored.run(given)
     decode, worst = cache.decoding.program, 0.0
     kept = {one.input: (one, how) for one, how in cache.by_cache()}
+    given_to = {name: pair[0] for name, pair in before.items()}
+    saliences = cache.saliences(plain.parts, plain.chain.links, given_to)
+    arranged = dict(before[decode][0])
     taken, reads = after[decode][0], dict(before[decode][0])
     for link in plain.chain.links:
         if link.target == decode and link.input in kept:
             how, rows = kept[link.input][1], before[link.source][1][link.output]
-            got = after[link.source][1][link.output]
-            worst = max(worst, relative_difference(how.handed(rows), got))
+            got, salience = after[link.source][1][link.output], saliences.get(link.input)
+            if salience is None:
+                worst = max(worst, relative_difference(how.handed(rows), got))
+            else:
+                arranged[link.input] = how.format.arrange(rows, salience)
             state = {}
-            for name, value in how.stored(rows).items():
+            for name, value in how.stored(rows, salience).items():
                 state[name] = taken[how.input_of(link.input, name)]
                 if state[name].shape != value.shape:
                     message = f"{link.input}: other rows are coded"
                     return Verdict("cache", False, COMPARED, message=message)
                 worst = max(worst, relative_difference(value, state[name]))
             reads[link.input] = how.format.dequantize(how.side, state, how.constants).to(rows.dtype)
-    wanted = plain.runner(plain.entry(decode))(reads)
+    step = plain.runner(plain.entry(decode))
+    if saliences:
+        minds = _minds_order(cache, step(arranged), before[decode][1])
+        if minds > ORACLE:
+            message = (
+                f"decode reads rows by their places (off by {minds:.3g} in another order): a window"
+                " of attention or padding; salient rows cannot be stored apart"
+            )
+            return Verdict("cache", False, COMPARED, minds, ORACLE, message)
+    wanted = step(reads)
     for one, how in kept.values():
         name = own_name(one.output, cache.separate.program.graphs[decode])
         rows, held = wanted[name], taken[one.input]
@@ -100,6 +115,16 @@ def judge_cache(
     same = agreement(cache.decoding, plain, stored, front)
     message = "" if worst <= ORACLE else f"the outputs differ by {worst:.3g}"
     return Verdict("cache", worst <= ORACLE, COMPARED + same, worst, ORACLE, message)
+
+
+def _minds_order(
+    cache: StoredCache, arranged: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> float:
+    """Return by how much a step on rows in another order is off, its caches aside."""
+    graph = cache.separate.program.graphs[cache.decoding.program]
+    grown = {own_name(one.output, graph) for one in cache.decoding.caches}
+    every = (n for n in wanted if n not in grown)
+    return max(relative_difference(wanted[name], arranged[name]) for name in every)
 
 
 def agreement(how: Decoding, plain: Programs, stored: Programs, front: Mapping[str, Tensor]) -> str:

@@ -18,6 +18,8 @@ from tokopt.cli.stored_cache import StoredCache
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.part import own_name
 from tokopt.ir.tolerances import ORACLE, coarsest
+from tokopt.passes.kv.format import State
+from tokopt.passes.kv.kept import Kept
 from tokopt.passes.validate import Verdict, relative_difference
 from tokopt.targets.base import Runner
 from tokopt.targets.coding import coded
@@ -42,22 +44,26 @@ def judge_coded(
     """
     decode, how = stored.entry(cache.decoding.program), cache.decoding
     formats = [kept.windowed for _, kept in cache.by_cache()]
-    least = max((f.waits + f.unit + f.unit // 2 for f in formats if f is not None), default=0)
+    later = max((f.waits + f.unit + f.unit // 2 for f in formats if f is not None), default=0)
+    pooled = any(f.pooled for f in formats if f is not None)
+    least = 2 * later if pooled else later
     if not least or least > _room(decode.signature, how):
         return
     full = _long(how, least, plain.run(given)[decode.name][0])
-    taken = dict(full)
+    taken, wanted_by = dict(full), dict[str, State]()
     for one, kept in cache.by_cache():
-        if kept.windowed is None:
-            taken.update(
-                {kept.input_of(one.input, n): v for n, v in kept.stored(full[one.input]).items()}
-            )
-        else:
-            taken[one.input] = kept.handed(full[one.input])
+        at = full[one.input].shape[one.dim] - later
+        given_to, state = _grown(kept, full[one.input], at)
+        taken |= {kept.input_of(one.input, name): value for name, value in given_to.items()}
+        wanted_by[one.input] = state
+    for coder in decode.coders:
+        for each in coder.caches:
+            if each.salience is not None:
+                taken[each.salience] = _salience(taken[each.window])
     taken = {name: value.cpu() for name, value in coded(decode.coders, taken, opened).items()}
     reads, others, values = dict(full), 0, 0
     for one, kept in cache.by_cache():
-        wanted = kept.stored(full[one.input])
+        wanted = wanted_by[one.input]
         state = {name: taken[kept.input_of(one.input, name)] for name in wanted}
         if any(state[n].shape != v.shape or state[n].dtype != v.dtype for n, v in wanted.items()):
             yield Verdict("coded", False, who, message=f"{one.input}: other rows are coded")
@@ -79,6 +85,30 @@ def judge_coded(
     passed = worst <= allowed and others <= TIES * values
     message = "" if passed else f"off by {worst:.3g}; {others} of {values} values are others"
     yield Verdict("coded", passed, compared, worst, allowed, message)
+
+
+def _grown(kept: Kept, rows: Tensor, at: int) -> tuple[State, State]:
+    """Return what lies between two tokens before rows are coded, and what after.
+
+    Of pools the first ``at`` rows are a prompt's; those behind them wait.
+    """
+    windowed = kept.windowed
+    if windowed is None:
+        state = kept.stored(rows)
+        return state, state
+    if not windowed.pooled:
+        return {kept.handed_name: kept.handed(rows)}, kept.stored(rows)
+    head, tail = rows[:, :, :at], rows[:, :, at:]
+    state = kept.stored(head, _salience(head))
+    waiting = torch.cat([state[kept.handed_name], kept.handed(tail)], 2)
+    after = windowed.append(kept.side, state, tail, kept.constants, _salience(waiting))
+    return {**state, kept.handed_name: waiting}, after
+
+
+def _salience(rows: Tensor) -> Tensor:
+    """Return drawn numbers for rows, the same for as many."""
+    drawn = torch.Generator().manual_seed(rows.shape[2])
+    return torch.rand(rows.shape[:3], generator=drawn)
 
 
 def _room(signature: Signature, how: Decoding) -> int:

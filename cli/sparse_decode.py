@@ -130,6 +130,12 @@ def sparse_program(
     Raises ``UnsupportedError`` for caches that are read in another way or where no length pays, and
     ``InputError`` for layers of a plan that do not fit it.
     """
+    if cache is not None and any(kept.format.pooled for _, kept in cache.by_cache()):
+        raise UnsupportedError(
+            "sparse decode reads pages of rows in their order",
+            expected="a cache that stores no salient rows apart",
+            hint="store the cache in int8, int4 or kivi, or leave --sparse-decode out",
+        )
     program = plain.parts[how.program]
     given = dict(plain.run(every)[how.program][0])
     breaks = breaks_of(plans)

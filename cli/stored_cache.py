@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from tokopt.cli.cache_coders import CoderProgram, coders_of
+from tokopt.cli.cache_coders import CoderProgram, coders_of, salience_of
 from tokopt.cli.separate import Separate
 from tokopt.ir.cache import Cache
 from tokopt.ir.cache_sides import LayerCache
@@ -24,9 +24,13 @@ from tokopt.ir.plan import Caching
 from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.passes.kv.format import Side
 from tokopt.passes.kv.kept import Kept
-from tokopt.passes.kv.program import with_stored
+from tokopt.passes.kv.program import ranked, with_stored
+from tokopt.passes.kv.salient import with_salience
+from tokopt.passes.validate import run_program
 from tokopt.targets.chained import Chain
 from tokopt.targets.manifest import CachedLayer
+
+Inputs = Mapping[str, Tensor]
 
 CACHE = "cache.safetensors"
 """The file of an artifact with what formats measured: ``<layer>.<side>.<name>``."""
@@ -87,18 +91,50 @@ class StoredCache:
             for side, kept in layer.kept.items():
                 yield layer.caches.side(side), kept
 
+    def saliences(
+        self, parts: Mapping[str, Part], links: Sequence[Link], given: Mapping[str, Inputs]
+    ) -> dict[str, Tensor]:
+        """Return the salience of a prompt's rows by decode's inputs, of pools alone.
+
+        ``parts`` are the programs with the cache in full, ``given`` what each takes.
+        """
+        kept, found = {cache.input: one for cache, one in self.by_cache()}, dict[str, Tensor]()
+        for source, part in parts.items():
+            own = [x for x in links if x.source == source and x.target == self.decoding.program]
+            own = [x for x in own if x.input in kept and kept[x.input].parts]
+            if own:
+                names = [own_name(x.output, part.exported) for x in own]
+                places = [tensor.place for tensor in tensor_outputs(part.exported)]
+                sides = {
+                    places[part.outputs.index(name)]: kept[x.input].side
+                    for name, x in zip(names, own, strict=True)
+                }
+                values = run_program(with_salience(part.exported, sides), given[source], full=True)
+                found |= zip((x.input for x in own), values[-len(own) :], strict=True)
+        return found
+
     @property
     def coarse(self) -> float:
         """By how much of its size a cache may be off, in the mean of a head (``Format``)."""
         return max(kept.format.tolerance for _, kept in self.by_cache())
 
     def read(self, chain: Chain, outer: str, value: Tensor) -> Tensor:
-        """Return the rows of an outer output that is a stored cache; others as they are."""
+        """Return the rows of an outer output that is a stored cache; others as they are.
+
+        Raises ``UnsupportedError`` for a cache of pools, whose rows lie in another order.
+        """
         names = {place: name for place, name in chain.outputs.items()}
         kept = {cache.input: how for cache, how in self.by_cache()}
         for link in chain.links:
             if link.target == self.decoding.program and link.input in kept:
                 if names.get((link.source, link.output)) == outer:
+                    if kept[link.input].parts:
+                        raise UnsupportedError(
+                            "the target ranks near-ties otherwise, and a cache of pools can then "
+                            "not be compared row by row",
+                            where=outer,
+                            hint="another method or budget, or a cache in int8, int4 or kivi",
+                        )
                     return kept[link.input].alone(value)
         return value
 
@@ -107,7 +143,7 @@ class StoredCache:
     ) -> tuple[dict[str, Part], Chain]:
         """Return ``programs`` with those that code rows between calls, and how all of them run."""
         made, coders = self.programs(parts), self._coders
-        chain = self.separate.chained(made, links, budget)
+        chain = self.separate.chained(made, [*links, *self._of_parts(parts, links)], budget)
         decode, entries = self.decoding.program, tuple(one.entry for one in coders)
         every = (replace(p, coders=entries) if p.name == decode else p for p in chain.programs)
         taken = made.keys() & {one.entry.name for one in coders}
@@ -116,6 +152,16 @@ class StoredCache:
         return {**made, **{c.entry.name: c.part for c in coders}}, replace(
             chain, programs=tuple(every)
         )
+
+    def _of_parts(self, parts: Mapping[str, Part], links: Sequence[Link]) -> Iterator[Link]:
+        """Yield the links of coded tensors that prefill hands on."""
+        kept = {cache.input: one for cache, one in self.by_cache()}
+        for link in links:
+            if link.target == self.decoding.program and link.input in kept:
+                name, one = own_name(link.output, parts[link.source].exported), kept[link.input]
+                for part in one.parts:
+                    given = one.input_of(link.input, part)
+                    yield Link(link.source, one.input_of(name, part), link.target, given)
 
     @property
     def _coders(self) -> list[CoderProgram]:
@@ -152,4 +198,7 @@ def _stored(
 ) -> Part:
     places = [tensor.place for tensor in tensor_outputs(part.exported)]
     by_place = {places[part.outputs.index(name)]: kept for name, kept in outputs.items()}
-    return replace(part, exported=with_stored(part.exported, inputs, by_place, raised))
+    exported = with_stored(part.exported, inputs, by_place, raised)
+    further = [kept.input_of(n, p) for n, kept in outputs.items() if not inputs for p in kept.parts]
+    further += [salience_of(name) for name in ranked(inputs)]
+    return Part(exported, (*part.outputs, *further))

@@ -57,7 +57,7 @@ def find_cache_reads(decode: ExportedProgram, caches: Collection[str]) -> tuple[
         if name != FUSED:
             continue
         given = arguments_of(node)
-        sides = [_cache(given[side], grown) for side in ("key", "value")]
+        sides = [cache_behind(given[side], grown) for side in ("key", "value")]
         if sides[0] is None and sides[1] is None and not _behind(node, grown):
             continue
         if sides[0] is None or sides[1] is None:
@@ -96,7 +96,7 @@ def _other(node: fx.Node, what: str) -> UnsupportedError:
     )
 
 
-def _cache(rows: fx.Node, grown: Collection[fx.Node]) -> fx.Node | None:
+def cache_behind(rows: fx.Node, grown: Collection[fx.Node]) -> fx.Node | None:
     """Return the grown cache that a value is, as it is or with its heads repeated."""
     chain, node = list[fx.Node](), rows
     while node not in grown:

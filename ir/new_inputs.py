@@ -23,7 +23,7 @@ HINT = 5
 """What a new size is while shapes are computed: neither 0 nor 1, which would be taken for fixed."""
 
 
-def new_size(mode: FakeTensorMode, name: str) -> torch.SymInt:
+def new_size(mode: FakeTensorMode, name: str, hint: int = HINT) -> torch.SymInt:
     """Return a free size that no value has yet, in the environment of a program's own."""
     environment = mode.shape_env
     if environment is None:
@@ -33,9 +33,9 @@ def new_size(mode: FakeTensorMode, name: str) -> torch.SymInt:
     source = ConstantSource(name)
     with environment.ignore_fresh_unbacked_symbols():
         symbol = environment.create_symbol(
-            HINT, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True
+            hint, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True
         )
-    made: Any = environment.create_symintnode(symbol, hint=HINT, source=source)
+    made: Any = environment.create_symintnode(symbol, hint=hint, source=source)
     size: torch.SymInt = made
     return size
 

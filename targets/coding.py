@@ -19,25 +19,36 @@ def coded(
 ) -> dict[str, Tensor]:
     """Return the inputs of decode with all rows coded that need not wait.
 
-    ``given`` are its inputs by name; coded parts that are not among them are empty so far.
+    ``given`` are its inputs by name, with the saliences that it gave; coded parts that are not
+    among them are empty so far.
     """
     found = dict(given)
     for coder in coders:
         for cache in coder.caches:
             if cache.window in found:
-                found.update(_coded(coder, cache, found, runner))
+                found.update(_coded(coder, cache, given, runner))
+    for name in saliences(coders):
+        found.pop(name, None)
     return found
+
+
+def saliences(coders: Sequence[Coder]) -> set[str]:
+    """Return the outputs of decode that its coders take."""
+    every = (cache.salience for coder in coders for cache in coder.caches)
+    return {name for name in every if name is not None}
 
 
 def rows_of(coders: Sequence[Coder], given: Mapping[str, Tensor], cache: str, dim: int) -> int:
     """Return how many rows a cache has, coded ones included."""
-    units = [
-        given[next(iter(one.parts.values()))].shape[ROWS] * coder.unit
+    rows = [
+        given[name].shape[ROWS] * each
         for coder in coders
         for one in coder.caches
-        if one.window == cache and next(iter(one.parts.values())) in given
+        if one.window == cache
+        for name, each in one.rows.items()
+        if name in given
     ]
-    return given[cache].shape[dim] + sum(units)
+    return given[cache].shape[dim] + sum(rows)
 
 
 def _coded(
@@ -49,15 +60,18 @@ def _coded(
     for spec in coder.signature.outputs:
         name = cache.parts[spec.name]
         if before[name] is None:
-            sizes = [rows.shape[0], rows.shape[1], 0, *(int(n) for n in spec.shape[3:])]
+            sizes = [rows.shape[0], int(spec.shape[1]), 0, *(int(n) for n in spec.shape[3:])]
             dtype = getattr(torch, spec.dtype)
             before[name] = torch.empty(sizes, dtype=dtype, device=rows.device)
     found = {name: value for name, value in before.items() if value is not None}
     if not count:
         return found
     leaving = count * coder.unit
-    (taken,) = coder.signature.inputs
-    made = runner(coder)({taken.name: _units(rows[:, :, :leaving], coder.unit)})
+    taken = {"rows": _units(rows[:, :, :leaving], coder.unit)}
+    if cache.salience is not None:
+        ranks = given[cache.salience][:, :, :leaving].to(rows.device)
+        taken["salience"] = _units(ranks, coder.unit)
+    made = runner(coder)(taken)
     for output, name in cache.parts.items():
         more = made[output].to(rows.device)
         found[name] = torch.cat([found[name], _of_items(more, rows.shape[0])], ROWS)
@@ -65,11 +79,12 @@ def _coded(
 
 
 def _units(rows: Tensor, unit: int) -> Tensor:
-    """Return rows ``[B, H, n unit, D]`` as units ``[B n, H, unit, D]``."""
+    """Return rows ``[B, H, n unit, ...]`` as units ``[B n, H, unit, ...]``."""
     units = rows.unflatten(ROWS, (rows.shape[ROWS] // unit, unit)).movedim(ROWS, 1)
     return units.flatten(0, 1).contiguous()
 
 
 def _of_items(units: Tensor, items: int) -> Tensor:
-    """Return what units became, ``[B n, H, 1, ...]``, as tensors ``[B, H, n, ...]``."""
-    return units.unflatten(0, (items, len(units) // items)).squeeze(3).movedim(1, ROWS)
+    """Return what units became, ``[B n, H, m, ...]``, as tensors ``[B, H, n m, ...]``."""
+    by_item = units.unflatten(0, (items, len(units) // items)).movedim(1, ROWS)
+    return by_item.flatten(ROWS, ROWS + 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError
+from tokopt.targets.coding import rows_of
+from tokopt.targets.programs import Coder
 from tokopt.targets.short_mask import short_mask
 from tokopt.targets.signature import Signature
 
@@ -56,11 +58,12 @@ def first_mask(
     prompt: Tensor,
     told: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
+    coders: Sequence[Coder] = (),
 ) -> Tensor | None:
     """Return the mask ``[B, rows]`` of the cache that the prompt left, None where decode has none.
 
     Raises ``InputError`` for prompts padded elsewhere than in front, or at all where decode would
-    read the padding.
+    read the padding, or where padding would lie between rows in an order of their own.
     """
     padding = None if how.padding is None else told[how.padding]
     if padding is not None and not bool(padding[:, -1].all()):
@@ -69,6 +72,14 @@ def first_mask(
             where=f"the input {how.padding!r}",
             expected="padding in front of the prompts (the tokenizer's padding_side='left')",
         )
+    if padding is not None and any(one.pooled for one in coders):
+        if not bool(padding.all()):
+            raise InputError(
+                "the cache stores salient rows apart, and padding cannot be told among them",
+                where=f"the input {how.padding!r}",
+                expected="prompts of one length, without padding",
+                hint="run prompts of other lengths one by one, or compile with another --kv",
+            )
     spec = next((s for s in signature.inputs if s.name == how.mask), None)
     if spec is None:
         if padding is not None and not bool(padding.all()):
@@ -79,19 +90,25 @@ def first_mask(
                 hint="export decode with a mask",
             )
         return None
-    rows = given[how.caches[0].input].shape[how.caches[0].dim]
+    rows = rows_of(coders, given, how.caches[0].input, how.caches[0].dim)
     whole = torch.ones_like(prompt) if padding is None else padding
     short = short_mask(whole, rows, how.padding or "")
     return short.to(getattr(torch, spec.dtype))
 
 
 def check_room(
-    how: Decoding, signature: Signature, given: Mapping[str, Tensor], place: Tensor, most: int
+    how: Decoding,
+    signature: Signature,
+    given: Mapping[str, Tensor],
+    place: Tensor,
+    most: int,
+    coders: Sequence[Coder] = (),
 ) -> None:
     """Refuse what would overflow before anything is decoded; the last token needs no step."""
     sizes = {spec.name: spec.shape for spec in signature.inputs}
     for cache in how.caches:
-        rows, size = given[cache.input].shape[cache.dim], sizes[cache.input][cache.dim]
+        rows = rows_of(coders, given, cache.input, cache.dim)
+        size = sizes[cache.input][cache.dim]
         room = signature.ranges.get(size, (0, None))[1] if isinstance(size, str) else size
         if room is not None and rows + most - 2 > room:
             raise InputError(

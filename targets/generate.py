@@ -16,7 +16,7 @@ from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.targets.base import Runner
 from tokopt.targets.chained import Chain
-from tokopt.targets.coding import coded
+from tokopt.targets.coding import coded, saliences
 from tokopt.targets.first_step import check_room, first_mask, first_position
 from tokopt.targets.manifest import Manifest
 from tokopt.targets.programs import Coder
@@ -72,8 +72,9 @@ def generate(
     _check_tokens(max_new_tokens, stop, logits.shape[-1])
     told = {name: inputs[chain.inputs[manifest.main, name]] for name in how.told}
     place = first_position(how, signature, prompt, told, position)
-    check_room(how, signature, given, place, max_new_tokens)
-    mask = first_mask(how, signature, prompt, told, given)
+    check_room(how, signature, given, place, max_new_tokens, entry.coders)
+    mask = first_mask(how, signature, prompt, told, given, entry.coders)
+    ranks = saliences(entry.coders)
     ends, source = torch.tensor(sorted(stop), dtype=torch.int64), sampling.source()
     done, made = torch.zeros(logits.shape[0], dtype=torch.bool), list[Tensor]()
     while True:
@@ -98,6 +99,7 @@ def generate(
             rows = outputs[cache.output]
             before = given[cache.input]
             given[cache.input] = rows if cache.whole else torch.cat([before, rows], cache.dim)
+        given |= {name: outputs[name] for name in ranks}
     if streamer is not None:
         streamer.end()
     return torch.stack(made, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tokopt.ir.errors import InputError, UnsupportedError
+from tokopt.ir.errors import InputError
 from tokopt.passes.kv.format import Side
 from tokopt.passes.kv.registry import find_format
 from tokopt.passes.option import read_settings
@@ -49,8 +49,7 @@ def of_bits(said: str) -> str:
 def asked_formats(text: str) -> Mapping[Side, str] | Auto:
     """Return the format of keys and that of values: ``int8``, or ``int8/int4``; or ``auto``.
 
-    Raises ``InputError`` for a format there is not, and ``UnsupportedError`` for one that stores
-    salient rows apart.
+    Raises ``InputError`` for a format there is not.
     """
     if _is_auto(text):
         return _auto(text)
@@ -58,12 +57,7 @@ def asked_formats(text: str) -> Mapping[Side, str] | Auto:
     if len(names) > 2:
         raise InputError(f"cache formats {text!r}", expected="one, or that of keys / of values")
     for name in names:
-        if find_format(name).pooled:
-            raise UnsupportedError(
-                f"{name} stores salient rows apart, and no program says yet which rows those are",
-                expected="one of " + ", ".join(BITS.values()) + ", fp8",
-                hint="docs/kv.md says what each format costs and loses",
-            )
+        find_format(name)
     return {"key": names[0], "value": names[-1]}
 
 

@@ -39,7 +39,13 @@ class Kept:
 
     def input_of(self, cache: str, name: str) -> str:
         """Return the input that has one of the stored tensors of a cache: its own, or beside it."""
-        return cache if name == self.handed_name else f"{cache}_{name}"
+        return cache if name == self.handed_name else f"{cache}_{name.replace('.', '_')}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The coded tensors that prefill hands on: of a format of pools, which codes all there."""
+        windowed = self.windowed
+        return () if windowed is None or not windowed.pooled else tuple(windowed.lengths(self.side))
 
     def handed(self, rows: Tensor, constants: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return rows ``[B, H, T, D]`` as one program hands them to the next."""
@@ -49,14 +55,33 @@ class Kept:
         (stored,) = self.format.quantize(self.side, rows, own, None).values()
         return stored
 
-    def block(self, rows: Tensor) -> State:
+    def block(
+        self,
+        rows: Tensor,
+        salience: Tensor | None = None,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> State:
         """Return the coded tensors of rows that leave the window, whole units of them."""
         assert self.windowed is not None
-        return self.windowed.block(self.side, rows, self.constants, None)
+        own = self.constants if constants is None else constants
+        return self.windowed.block(self.side, rows, own, salience)
 
-    def stored(self, rows: Tensor) -> State:
+    def stored(
+        self,
+        rows: Tensor,
+        salience: Tensor | None = None,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> State:
         """Return a prompt's rows as they lie between two tokens."""
-        return self.format.quantize(self.side, rows, self.constants, None)
+        own = self.constants if constants is None else constants
+        return self.format.quantize(self.side, rows, own, salience)
+
+    def form(self, heads: int, width: int, dtype: torch.dtype) -> State:
+        """Return coded tensors of a few rows of one item: their other dims are those of all."""
+        assert self.windowed is not None
+        rows = torch.zeros((1, heads, self.windowed.waits + 2 * self.windowed.unit, width))
+        state = self.stored(rows.to(dtype), torch.zeros(rows.shape[:3]))
+        return {name: state[name] for name in self.windowed.lengths(self.side)}
 
     def read(
         self,

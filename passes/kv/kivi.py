@@ -63,6 +63,19 @@ class Kivi(Windowed):
         """A group of rows."""
         return self.group
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Groups of rows."""
+        return {"groups": self.group}
+
+    def lengths(self, side: Side) -> Mapping[str, Mapping[str, int]]:
+        """All by group."""
+        return {key: {"groups": 1} for key in ("codes", "scale", "zero")}
+
+    def counted(self, side: Side) -> Mapping[str, int]:
+        """The codes."""
+        return {"codes": self.group}
+
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
     ) -> State:

@@ -4,7 +4,9 @@ What is handed on (``kept.py``) is one tensor of the cache's own dims, under its
 back once, right at the input.  Where a format codes rows in blocks, what was coded comes in as
 further inputs, and the cache's free size counts the rows of the window alone: it is put in as that
 and the coded rows, and every recorded value is computed again.  A grown cache that goes out is what
-came in with the new rows behind it: what was stored is never stored again.
+came in with the new rows behind it: what was stored is never stored again.  A format of pools codes
+all of a prompt where its attention is, and decode tells the salience of the rows that wait: both
+are further outputs.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from tokopt.ir.new_inputs import call_with
 from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.stored import add_stored
 from tokopt.ir.trace import call, compute_values, fake_mode_of, splice
+from tokopt.passes.apply_plan import with_outputs
 from tokopt.passes.kv.coded_inputs import add_coded, suppressed
 from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.raising import StoredRows, raise_attention
+from tokopt.passes.kv.salient import Readers
 
 aten = torch.ops.aten
 
@@ -39,13 +43,16 @@ def with_stored(
 ) -> ExportedProgram:
     """Return a program that takes ``inputs`` (by name) and gives ``outputs`` (by place) stored.
 
-    ``raised``: attention over them is ``tokopt::cached_attention`` where it fits (``raising.py``).
+    Behind its outputs come the ``parts`` of each of ``outputs`` that is a prompt's, in order, and
+    then the salience of each of ``inputs`` that are ranked keys (``ranked``).  ``raised``:
+    attention over them is ``tokopt::cached_attention`` where it fits (``raising.py``).
     Raises ``UnsupportedError`` for a cache whose dims are not ``[B, H, T, D]``.
     """
     draft = draft_of(exported)
     graph, mode = draft.graph, fake_mode_of(draft.graph)
     places = add_stored(draft, _constants([*inputs.values(), *outputs.values()]))
     grown = {one.node: one for one in find_grown(draft)}
+    readers = Readers(graph, mode)
     nodes = {node.name: node for node in graph.find_nodes(op="placeholder")}
     (end,) = graph.find_nodes(op="output")
     for name in inputs:
@@ -69,12 +76,18 @@ def with_stored(
             compute_values(graph, mode)
     stored_rows = _stored_rows(graph, grown, inputs, places, mode) if raised else {}
     raise_attention(graph, stored_rows, mode)
-    given = list(end.args[0])
-    with graph.inserting_before(end):
+    given, further = list(end.args[0]), list[fx.Node]()
+    with suppressed(mode), graph.inserting_before(end):
         for place, kept in outputs.items():
             one = grown.get(given[place])
             _check(given[place])
             new = given[place] if one is None else one.new
+            if kept.parts and one is None and not _is_new(new, grown):
+                salience = readers.of_prompt(new, kept.side)
+                state = _pooled(graph, kept, places, new, salience, mode)
+                given[place] = state[kept.handed_name]
+                further += [state[name] for name in kept.parts]
+                continue
             if one is not None and one.node in stored_rows:
                 given[place] = stored_rows[one.node].codes
                 continue
@@ -82,10 +95,47 @@ def with_stored(
             if one is not None:
                 stored = call(graph, aten.cat.default, [one.past, stored], one.dim, mode=mode)
             given[place] = stored
+        past = {one.past.name: one for one in grown.values()}
+        for name in ranked(inputs):
+            one = past[name]
+            further.append(readers.of_step(one.node, one.past, one.new))
     end.args = (tuple(given),)
+    names = [node.name for parts in coded.values() for node in parts.values()]
+    if further:
+        return with_outputs(draft, graph, further, names)
     made = rebuilt(draft, graph)
-    call_with(made, [node.name for parts in coded.values() for node in parts.values()])
+    call_with(made, names)
     return made
+
+
+def ranked(inputs: Mapping[str, Kept]) -> list[str]:
+    """Return the caches whose rows are ranked when they leave the window: keys, for both sides."""
+    ranks = {n for n, kept in inputs.items() if kept.windowed is not None and kept.windowed.ranks}
+    return [name for name in inputs if name in ranks and inputs[name].side == "key"]
+
+
+def _is_new(rows: fx.Node, grown: Mapping[fx.Node, Grown]) -> bool:
+    """Whether an output is what a cache grows by, or its last row."""
+    return any(one.gives(rows) for one in grown.values())
+
+
+def _pooled(
+    graph: fx.Graph,
+    kept: Kept,
+    places: Mapping[str, fx.Node],
+    rows: fx.Node,
+    salience: fx.Node,
+    mode: FakeTensorMode,
+) -> dict[str, fx.Node]:
+    """Insert what a prompt's rows become, all tensors of it."""
+    names = [*kept.parts, kept.handed_name]
+
+    def stored(rows: Tensor, salience: Tensor, constants: Mapping[str, Tensor]) -> Any:
+        state = kept.stored(rows, salience, constants)
+        return tuple(state[name].contiguous() for name in names)
+
+    made = _spliced(graph, stored, kept, places, [rows, salience], mode)
+    return dict(zip(names, made, strict=True))
 
 
 def _stored_rows(
@@ -121,22 +171,21 @@ def _read(kept: Kept, dtype: torch.dtype, names: Sequence[str], *values: Any) ->
 
 def _spliced(
     graph: fx.Graph,
-    function: Callable[..., Tensor],
+    function: Callable[..., Any],
     kept: Kept,
     places: Mapping[str, fx.Node],
     operands: Sequence[fx.Node],
     mode: FakeTensorMode,
-) -> fx.Node:
+) -> Any:
     """Insert what a function does to operands and the constants of a side."""
     names = list(kept.constants)
 
-    def applied(*values: Tensor) -> Tensor:
+    def applied(*values: Tensor) -> Any:
         own = values[len(operands) :]
         return function(*values[: len(operands)], dict(zip(names, own, strict=True)))
 
     given = [*operands, *(places[f"{kept.name}_{name}"] for name in names)]
-    node: fx.Node = splice(graph, applied, given, mode)
-    return node
+    return splice(graph, applied, given, mode)
 
 
 def _check(cache: fx.Node) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class VidKv(Windowed):
     def arrange(self, rows: Tensor, salience: Tensor | None) -> Tensor:
         """Return salient rows first."""
         assert salience is not None
-        return together(rows, salience, self._salient(rows.shape[2]))
+        return together(rows, salience, self._salient(rows.shape[2]) * self.group)
 
     @property
     def waits(self) -> int:
@@ -95,11 +96,38 @@ class VidKv(Windowed):
         """How many appended rows are coded at once."""
         return self.window
 
+    @property
+    def waiting(self) -> int:
+        """Rows of a prompt that fill no group."""
+        return self.group - 1
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The groups of the pools."""
+        return {"salient": self.group, "rest": self.group}
+
+    def lengths(self, side: Side) -> Mapping[str, Mapping[str, int]]:
+        """Codes by row, scales and zeros by group; keys are in one pool by channel."""
+        pools = {"salient": ["salient"], "rest": ["rest"]}
+        if side == "key":
+            pools = {"hard": [*pools], "easy": [*pools]}
+        found: dict[str, Mapping[str, int]] = {}
+        for pool, of in pools.items():
+            found[f"{pool}.codes"] = dict.fromkeys(of, self.group)
+            found[f"{pool}.scale"] = dict.fromkeys(of, 1)
+            if pool in ("salient", "hard"):
+                found[f"{pool}.zero"] = dict.fromkeys(of, 1)
+        return found
+
+    def counted(self, side: Side) -> Mapping[str, int]:
+        """The codes of hard channels, or of both pools."""
+        return {"hard.codes": 1} if side == "key" else {"salient.codes": 1, "rest.codes": 1}
+
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
     ) -> State:
         """Return the coded rows; those of values are none of them salient."""
-        return self._block(side, rows, constants, 0)
+        return self._block(side, rows, constants, rows.shape[2] // self.group, 0)
 
     def dequantize(
         self, side: Side, state: Mapping[str, Tensor], constants: Mapping[str, Tensor]
@@ -113,26 +141,27 @@ class VidKv(Windowed):
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
     ) -> State:
         assert salience is not None
-        salient = self._salient(rows.shape[2])
-        rows, count = together(rows, salience, salient), rows.shape[2] // self.group * self.group
-        coded_rows = self._block(side, rows[:, :, :count], constants, salient)
-        return {**coded_rows, WINDOW: rows[:, :, count:]}
+        groups, salient = rows.shape[2] // self.group, self._salient(rows.shape[2])
+        rows = together(rows, salience, salient * self.group)
+        coded_rows = self._block(side, rows, constants, groups, salient)
+        return {**coded_rows, WINDOW: rows[:, :, groups * self.group :]}
 
     def _hard(self, width: int) -> int:
         return int(width * self.hard)
 
     def _salient(self, rows: int) -> int:
-        """Return how many rows are salient: whole groups, at least one where there is one."""
-        return min(max(int(self.share * rows) // self.group, 1), rows // self.group) * self.group
+        """Return how many groups are salient: a share, rounded up; exact, of free sizes as well."""
+        share = Fraction(self.share).limit_denominator(1000)
+        return -(-(rows // self.group * share.numerator) // share.denominator)
 
     def _block(
-        self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salient: int
+        self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], count: int, salient: int
     ) -> State:
-        groups = rows.unflatten(2, (rows.shape[2] // self.group, self.group))
+        """Code ``count`` groups, the rows in front; ``salient`` ones of values in 2 bits."""
+        groups = rows[:, :, : count * self.group].unflatten(2, (count, self.group))
         if side == "value":
-            at = salient // self.group
-            fine = coded(groups[:, :, :at].float(), (3,), 2, rows.dtype)
-            rest = coded_trits(groups[:, :, at:], 3)
+            fine = coded(groups[:, :, :salient].float(), (3,), 2, rows.dtype)
+            rest = coded_trits(groups[:, :, salient:], 3)
             return {**_named("salient", fine), **_named("rest", rest)}
         if "order" not in constants:
             raise InputError(
@@ -140,8 +169,8 @@ class VidKv(Windowed):
                 expected="the constants that calibrate() returns",
             )
         order = constants["order"].unsqueeze(2).expand(*groups.shape)
-        count = self._hard(rows.shape[3])
-        hard, easy = groups.gather(4, order).split([count, rows.shape[3] - count], 4)
+        wide = self._hard(rows.shape[3])
+        hard, easy = groups.gather(4, order).split([wide, rows.shape[3] - wide], 4)
         turned = easy.float() @ fourier(easy.shape[4])
         fine = coded(hard.float(), (3,), 2, rows.dtype)
         return {**_named("hard", fine), **_named("easy", coded_signs(turned, 3, rows.dtype))}

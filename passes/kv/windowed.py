@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,12 @@ from tokopt.passes.kv.format import WINDOW, Format, Side, State, grown
 
 
 class Windowed(Format):
-    """A format with rows that wait: the last ``waits`` of them, the others ``unit`` at a time."""
+    """A format with rows that wait: the last ``waits`` of them, the others ``unit`` at a time.
+
+    ``ranks``: rows that leave the window are stored by the salience they have then.
+    """
+
+    ranks: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -27,7 +33,28 @@ class Windowed(Format):
     @property
     @abstractmethod
     def unit(self) -> int:
-        """How many rows are coded at once; coded tensors grow by one in dim 2 for as many."""
+        """How many rows are coded at once."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """What is free in the sizes of coded tensors, and the rows that one more of it stands for.
+
+        Both sides of a layer have as many of each.
+        """
+
+    @abstractmethod
+    def lengths(self, side: Side) -> Mapping[str, Mapping[str, int]]:
+        """Return dim 2 of every coded tensor: of each of ``counts`` so many."""
+
+    @abstractmethod
+    def counted(self, side: Side) -> Mapping[str, int]:
+        """Return coded tensors that tell the rows of a side by dim 2, and the rows of an entry."""
+
+    @property
+    def waiting(self) -> int:
+        """How many of a prompt's rows wait at most."""
+        return self.waits + self.unit - 1
 
     def leaving(self, waiting: int) -> int:
         """Return how many of so many rows are coded now, the oldest first."""

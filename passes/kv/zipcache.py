@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class ZipCache(Windowed):
     source = "arXiv 2405.14256; 60 % in 4 bits, 100 new rows at a time"
     tolerance = 0.6
     pooled = True
+    ranks = True
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or not 0 < self._salient(self.gap) < self.gap:
@@ -73,6 +75,27 @@ class ZipCache(Windowed):
     def unit(self) -> int:
         """How many appended rows are coded at once."""
         return self.gap
+
+    @property
+    def waiting(self) -> int:
+        """None of a prompt's rows."""
+        return 0
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The rows of the pools, and segments."""
+        return {"salient": 1, "rest": 1, "segments": 0}
+
+    def lengths(self, side: Side) -> Mapping[str, Mapping[str, int]]:
+        """Codes by row; scales of keys by segment, of values by row with channels by segment."""
+        names = ("codes",) if side == "key" else ("codes", "scale", "zero")
+        found = {f"{pool}.{name}": {pool: 1} for pool in POOLS for name in names}
+        by_segment = ("scale", "zero") if side == "key" else ("channel",)
+        return found | {f"{pool}.{name}": {"segments": 1} for pool in POOLS for name in by_segment}
+
+    def counted(self, side: Side) -> Mapping[str, int]:
+        """The codes of both pools."""
+        return {f"{pool}.codes": 1 for pool in POOLS}
 
     def block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], salience: Tensor | None
@@ -108,7 +131,8 @@ class ZipCache(Windowed):
         return {**self._segment(side, rows, salience), WINDOW: rows[:, :, count:]}
 
     def _salient(self, rows: int) -> int:
-        return rows - int((1 - self.share) * rows + 1e-9)
+        rest = 1 - Fraction(self.share).limit_denominator(1000)  # exact, of free sizes as well
+        return rows - rows * rest.numerator // rest.denominator
 
     def _segment(self, side: Side, rows: Tensor, salience: Tensor) -> State:
         state: State = {}

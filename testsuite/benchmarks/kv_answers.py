@@ -35,7 +35,16 @@ from tokopt.targets.manifest import versions
 from tokopt.targets.runtime import Artifact
 
 BUDGETS = (1.0, 0.25, 0.1, 0.05)
-CACHES = ("half", "int8", "int8/int4", "int4", "kivi{bits=4 window=0}", "kivi{window=0}")
+CACHES = (
+    "half",
+    "int8",
+    "int8/int4",
+    "int4",
+    "kivi{bits=4 window=0}",
+    "kivi{window=0}",
+    "zipcache",
+    "vidkv",
+)
 FULL = "as exported (fp32)"
 CALIBRATION, AT_ONCE = 8, 50
 RESULTS = Path(__file__).with_name("results")

@@ -186,7 +186,8 @@ def _waiting(coder):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--kv", "zipcache"), 3, "salient rows apart"),
+        (("--kv", "zipcache/int8"), 2, "do not lie in one order"),
+        (("--kv", "zipcache", "--sparse-decode", "delta"), 3, "pages of rows in their order"),
         (("--kv", "kivi{group=8 window=0}/kivi{group=8 window=8}"), 3, "let other rows wait"),
         (("--kv", "kivi{group=32}"), 2, "head width"),
         (("--kv", "kivi{rows=8}"), 2, "kivi: rows=8"),

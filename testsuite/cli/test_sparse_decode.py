@@ -111,7 +111,9 @@ def test_which_program_runs_goes_by_the_length_of_the_caches(built: Built) -> No
     runner = LongCaches(how, decode, 48, "sparse", opened)
     for rows in (46, 47, 48):
         runner({name: torch.zeros(1, 4, rows, 12) for name in CACHES})
-    coded = tuple(CodedCache(name, {"codes": f"{name}_codes"}) for name in CACHES)
+    coded = tuple(
+        CodedCache(name, {"codes": f"{name}_codes"}, {f"{name}_codes": 8}) for name in CACHES
+    )
     coder = Coder("coder", "-coder", decode.signature, unit=8, caches=coded)
     runner = LongCaches(how, replace(decode, coders=(coder,)), 48, "sparse", opened)
     for rows in (30, 31):  # and 16 rows that are coded
