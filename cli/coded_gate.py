@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokopt.cli.cache_gate import Programs
+from tokopt.cli.separate_gates import opened_once
 from tokopt.cli.stored_cache import StoredCache
 from tokopt.ir.decoding import Decoding
 from tokopt.ir.part import own_name
@@ -43,6 +44,7 @@ def judge_coded(
     None where no row is ever coded: no format does, or the cache has not room for so many.
     """
     decode, how = stored.entry(cache.decoding.program), cache.decoding
+    opened = opened_once(opened)
     formats = [kept.windowed for _, kept in cache.by_cache()]
     later = max((f.waits + f.unit + f.unit // 2 for f in formats if f is not None), default=0)
     pooled = any(f.pooled for f in formats if f is not None)

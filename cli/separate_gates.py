@@ -124,7 +124,19 @@ def torch_run(
 
 def torch_runner(graphs: Mapping[str, ExportedProgram]) -> Callable[[ProgramEntry], Runner]:
     """Return what runs each of some programs in torch."""
-    return partial(_in_torch, graphs)
+    return opened_once(partial(_in_torch, graphs))
+
+
+def opened_once(opened: Callable[[ProgramEntry], Runner]) -> Callable[[ProgramEntry], Runner]:
+    """Return the same for programs of different names, each opened when first asked for."""
+    found: dict[str, Runner] = {}
+
+    def get(program: ProgramEntry) -> Runner:
+        if program.name not in found:
+            found[program.name] = opened(program)
+        return found[program.name]
+
+    return get
 
 
 def same_programs(

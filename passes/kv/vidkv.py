@@ -152,7 +152,8 @@ class VidKv(Windowed):
     def _salient(self, rows: int) -> int:
         """Return how many groups are salient: a share, rounded up; exact, of free sizes as well."""
         share = Fraction(self.share).limit_denominator(1000)
-        return -(-(rows // self.group * share.numerator) // share.denominator)
+        more = share.denominator - 1  # not by a negative number: targets round those otherwise
+        return (rows // self.group * share.numerator + more) // share.denominator
 
     def _block(
         self, side: Side, rows: Tensor, constants: Mapping[str, Tensor], count: int, salient: int
