@@ -6,6 +6,7 @@ from the whole attention matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,34 @@ from testsuite.zoo.weights import randomise
 from torch import Tensor
 
 import tokopt
+from tokopt.cli.cache_coders import coders_of, salience_of
 from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.verifier import verify
+from tokopt.ir.cache import find_caches
+from tokopt.ir.decoding import Decoding
+from tokopt.ir.errors import InputError
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
+from tokopt.ir.tensors import tensor_inputs
 from tokopt.passes.kv.format import WINDOW, State
+from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.layer import OTHER
+from tokopt.passes.kv.program import ranked, with_stored
 from tokopt.passes.kv.registry import find_format
+from tokopt.passes.kv.samples import Samples
+from tokopt.passes.kv.windowed import Windowed
+from tokopt.passes.normalize import normalize
+from tokopt.passes.validate import relative_difference
+from tokopt.targets.calling import runner_of
+from tokopt.targets.coding import coded
+from tokopt.targets.first_step import first_mask
+from tokopt.targets.programs import Coder
+from tokopt.targets.signature import Signature
 
-SIZES = Sizes(layers=2, tower_layers=1, width=64)
+SIZES = Sizes(layers=1, tower_layers=1, width=64)
 ZIPCACHE, VIDKV = "zipcache{gap=8}", "vidkv{group=8 window=8}"
 STEPS = 20
+SIDES = [side for _ in range(SIZES.layers) for side in OTHER]
 
 
 @pytest.fixture(scope="module")
@@ -85,43 +103,111 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("text", [ZIPCACHE, VIDKV])
-def test_tokens_are_those_of_the_format_beside_the_model(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def by_format(
+    reference: Reference, text: str, constants: list[State]
+) -> Iterator[tuple[Tensor, list[State]]]:
+    """Yield greedy tokens, and what the format has stored of each cache before each of them."""
     asked, format = prompts(), find_format(text)
-    made = tokopt.compile(archive, tmp_path / "built", budget=1.0, target="eager", kv=text)
-    got = tokopt.load(made.folder).generate(asked, max_new_tokens=STEPS, stop=())
-    measured = load_file(made.folder / CACHE) if (made.folder / CACHE).exists() else {}
-    constants = [
-        {n.removeprefix(start): t for n, t in measured.items() if n.startswith(start)}
-        for start in (f"{layer}.{side}." for layer in range(SIZES.layers) for side in OTHER)
-    ]
-    sides = [side for _ in range(SIZES.layers) for side in OTHER]
-    reference = Reference(monkeypatch)
     features = reference.model.vision(asked["pixels"])
     reference.asked.clear()
     answer, *rows = reference.model.language(asked["input_ids"], features)
     cache: list[State] = [
-        format.quantize(sides[i], one, constants[i], reference.of_prompt(i // 2))
+        format.quantize(SIDES[i], one, constants[i], reference.of_prompt(i // 2))
         for i, one in enumerate(rows)
     ]
-    decode, tokens = Decode(reference.model.language), []
-    coded = [state[WINDOW].shape[2] for state in cache]
+    decode = Decode(reference.model.language)
     for step in range(STEPS):
-        tokens.append(answer[:, -1].argmax(-1))
+        token = answer[:, -1].argmax(-1)
+        yield token, cache
         place = torch.full((2, 1), asked["input_ids"].shape[1] + step)
-        read = [format.dequantize(sides[i], s, constants[i]) for i, s in enumerate(cache)]
+        read = [format.dequantize(SIDES[i], s, constants[i]) for i, s in enumerate(cache)]
         reference.asked.clear()
-        answer, *new = decode(tokens[-1][:, None], place, read)
-        for i, one in enumerate(new):
-            salience = reference.of_step(i // 2, cache[i][WINDOW].shape[2] + 1)
-            cache[i] = format.append(sides[i], cache[i], one, constants[i], salience)
+        answer, *new = decode(token[:, None], place, read)
+        cache = [
+            format.append(
+                SIDES[i],
+                cache[i],
+                one,
+                constants[i],
+                reference.of_step(i // 2, cache[i][WINDOW].shape[2] + 1),
+            )
+            for i, one in enumerate(new)
+        ]
+
+
+@pytest.mark.parametrize("text", [ZIPCACHE, VIDKV])
+def test_programs_store_what_the_format_does_beside_the_model(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    asked, format = prompts(), find_format(text)
+    assert isinstance(format, Windowed)
+    made = {name: normalize(one) for name, one in parts(SIZES, dynamic=True).items()}
+    vision, prefill, decode = (runner_of(made[n]) for n in ("vision", "prefill", "decode"))
+    (features,) = vision({"pixels": asked["pixels"]}).values()
+    rows = list(prefill({"input_ids": asked["input_ids"], "features": features}).values())[1:]
+    constants = [format.calibrate(s, Samples([r])) for s, r in zip(SIDES, rows, strict=True)]
+    kept = [Kept(f"kv_{i}", s, format, constants[i]) for i, s in enumerate(SIDES)]
+    names = [f"cache_{i}" for i in range(len(kept))]
+    caches = find_caches(made["decode"], names)
+    assert caches is not None
+    further = [k.input_of(n, p) for n, k in zip(names, kept, strict=True) for p in k.parts]
+    stored = with_stored(made["prefill"], {}, dict(enumerate(kept, 1)))
+    prefill = runner_of(stored, ["logits", *names, *further])
+    inputs = dict(zip(names, kept, strict=True))
+    ranks = [salience_of(name) for name in ranked(inputs)]
+    stored = with_stored(made["decode"], inputs, dict(enumerate(kept, 1)))
+    decode = runner_of(stored, ["logits", *(f"new_{n}" for n in names), *ranks])
+    values = {t.name: t.value for t in tensor_inputs(made["decode"])}
+    programs = coders_of("decode", zip(caches, kept, strict=True), values)
+    coders = [one.entry for one in programs]
+    runners = {c.entry.name: runner_of(c.part.exported, c.part.outputs) for c in programs}
+    given = prefill({"input_ids": asked["input_ids"], "features": features})
+    answer, step = given.pop("logits"), 0
+    for token, cache in by_format(Reference(monkeypatch), text, constants):
+        assert torch.equal(answer[:, -1].argmax(-1), token)
+        given = coded(coders, given, lambda coder: runners[coder.name])
+        for name, how, state in zip(names, kept, cache, strict=True):
+            for part, value in state.items():
+                got = given[how.input_of(name, part)]
+                assert got.shape == value.shape and relative_difference(value, got) < 2e-3
+        place = torch.full((2, 1), asked["input_ids"].shape[1] + step)
+        new = decode({**given, "input_ids": token[:, None], "positions": place})
+        for name in names:
+            given[name] = torch.cat([given[name], new[f"new_{name}"]], 2)
+        given |= {name: new[name] for name in ranks}
+        answer, step = new["logits"], step + 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("text", [ZIPCACHE, VIDKV])
+def test_tokens_are_those_of_the_format_beside_the_model(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    made = tokopt.compile(archive, tmp_path / "built", budget=1.0, target="eager", kv=text)
+    got = tokopt.load(made.folder).generate(prompts(), max_new_tokens=STEPS, stop=())
+    file = made.folder / CACHE
+    measured = load_file(file) if file.exists() else {}
+    constants = [
+        {n.removeprefix(start): t for n, t in measured.items() if n.startswith(start)}
+        for start in (f"{layer}.{side}." for layer in range(SIZES.layers) for side in OTHER)
+    ]
+    tokens = [token for token, _ in by_format(Reference(monkeypatch), text, constants)]
     assert torch.equal(got, torch.stack(tokens, 1)) and len(got.unique()) > 2
-    assert all(s[WINDOW].shape[2] < n + STEPS - 8 for s, n in zip(cache, coded, strict=True))
 
 
-@pytest.mark.parametrize("text", [ZIPCACHE, pytest.param(VIDKV, marks=pytest.mark.exhaustive)])
+def test_padding_cannot_be_told_among_rows_of_pools() -> None:
+    empty = Signature((), (), {})
+    coder = Coder("coder", "-coder", empty, pooled=True)
+    how = Decoding(
+        "decode", "ids", "logits", "ids", None, "mask", None, (), "logits", padding="mask"
+    )
+    mask = torch.tensor([[0, 1, 1]])
+    with pytest.raises(InputError, match="padding cannot be told"):
+        first_mask(how, empty, mask, {"mask": mask}, {}, [coder])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("text", [ZIPCACHE, VIDKV])
 def test_onnx_runtime_generates_the_same_and_every_gate_holds_again(
     archive: Path, tmp_path: Path, text: str
 ) -> None:
