@@ -65,16 +65,20 @@ class Capture:
 def traced(
     module: nn.Module, inputs: Inputs, dynamic_shapes: tuple[Any, ...] | None
 ) -> ExportedProgram:
-    """Trace a module; raise ``UnsupportedError`` where ``torch.export`` cannot."""
+    """Trace a module; raise ``UnsupportedError`` where ``torch.export`` cannot.
+
+    Whether the model is at fault or the tracing is seen by calling the module without tracing.
+    """
     try:
         with torch.no_grad():
             exported = torch.export.export(
                 module, inputs, dynamic_shapes=dynamic_shapes, strict=False
             )
     except Exception as error:
+        refuse_uncallable(module, inputs)
         raise UnsupportedError(
             "torch.export cannot capture this model",
-            where=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            where=raised(error),
             expected="a model whose control flow does not depend on tensor values",
             hint="leave out --dynamic; if that fails too, report the model's config.json",
         ) from error
@@ -83,6 +87,30 @@ def traced(
     for size in [s for s in exported.range_constraints if not s.is_Symbol]:
         del exported.range_constraints[size]
     return exported
+
+
+def refuse_uncallable(module: nn.Module, inputs: Inputs) -> None:
+    """Raise ``UnsupportedError`` where the module fails without any tracing.
+
+    Some releases of a model library cannot run a model of their own; nothing said of tracing
+    would help there.
+    """
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    except Exception as error:
+        raise UnsupportedError(
+            "this model fails when it is called, before any tracing",
+            where=raised(error),
+            expected="a model that runs on one image and a prompt in the installed libraries",
+            hint="try another version of transformers (one in which this model's own example runs)",
+        ) from error
+
+
+def raised(error: Exception) -> str:
+    """Return an exception's type and the first line of its text."""
+    lines = str(error).strip().splitlines() or ["(no text)"]
+    return f"{type(error).__name__}: {lines[0][:300]}"
 
 
 def run_captured(module: nn.Module, inputs: Inputs) -> Any:

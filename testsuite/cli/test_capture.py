@@ -47,6 +47,20 @@ def test_a_model_that_branches_on_values_is_refused_with_the_cause() -> None:
     assert caught.value.__cause__ is not None
 
 
+class Broken(nn.Module):
+    """What a release of a library that cannot run its own model does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AttributeError("no attribute 'image_outputs'\nsecond line")
+
+
+def test_a_model_that_fails_without_tracing_is_said_to() -> None:
+    with pytest.raises(UnsupportedError, match="fails when it is called") as caught:
+        capture(Broken()).trace()
+    assert caught.value.where == "AttributeError: no attribute 'image_outputs'"
+    assert "another version" in str(caught.value)
+
+
 def test_differences_are_relative_to_large_outputs_only() -> None:
     want = torch.tensor([100.0, 0.0])
     assert largest_difference(want + 1, want) == pytest.approx(0.01)
