@@ -125,11 +125,16 @@ def _with_coded(
 
 
 def _coded(kept: Kept, rows: Tensor, sizes: Sizes, mode: FakeTensorMode) -> dict[str, Tensor]:
-    """Return coded tensors of a cache, as recorded values."""
+    """Return coded tensors of a cache, as recorded values.
+
+    Those whose length is a count itself come first: ``torch.export`` learns a size from the first
+    input that has it, and cannot solve ``32 n = 0`` of one that it knows to be positive.
+    """
     assert kept.windowed is not None
     form = kept.form(int(rows.shape[1]), int(rows.shape[3]), rows.dtype)
     found = {}
-    for name, of in kept.windowed.lengths(kept.side).items():
+    lengths = kept.windowed.lengths(kept.side)
+    for name, of in sorted(lengths.items(), key=lambda item: sum(item[1].values())):
         value = form[name]
         length = sum(times * sizes[count][1] for count, times in of.items())
         with mode:

@@ -175,7 +175,7 @@ def test_a_limit_of_bytes_leaves_more_rows_in_fewer_bits(built: Built, tmp_path:
         (("--kv-bits", "auto{bits=3}"), 2, "auto{bits=N}"),
         (("--kv", "int9"), 2, "no cache format 'int9'"),
         (("--kv", "int8/int4/int8"), 2, "that of keys / of values"),
-        (("--kv", "vidkv"), 3, "salient rows apart"),
+        (("--kv", "vidkv"), 2, "hard channels is 6"),
     ],
 )
 def test_formats_that_no_program_stores_are_refused(

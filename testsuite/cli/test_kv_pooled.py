@@ -46,6 +46,8 @@ from tokopt.targets.signature import Signature
 
 SIZES = Sizes(layers=1, tower_layers=1, width=64)
 ZIPCACHE, VIDKV = "zipcache{gap=8}", "vidkv{group=8 window=8}"
+ALL_SALIENT = "vidkv{window=32}"
+"""Of the prompts below this codes one group, a salient one: the pool of the rest is empty."""
 STEPS = 20
 SIDES = [side for _ in range(SIZES.layers) for side in OTHER]
 
@@ -135,7 +137,7 @@ def by_format(
         ]
 
 
-@pytest.mark.parametrize("text", [ZIPCACHE, VIDKV])
+@pytest.mark.parametrize("text", [ZIPCACHE, ALL_SALIENT])
 def test_programs_store_what_the_format_does_beside_the_model(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
