@@ -156,7 +156,7 @@ def compile(
 
                 searcher = Searcher(whole, search, program.sha256, journal_of(folder), quiet)
         caches = () if whole.cache is None else whole.cache.records
-        meter = Meter(facts, given, device_for(limits, chosen.name, device), caches)
+        meter = Meter(facts, given, device_for(limits, chosen, device), caches)
         joint = (quota or "joint", seed or 0, outputs or "full")
         planner = Planner(facts, given, method, attention, *joint)
         named = "" if meter.device is None else meter.device.stated

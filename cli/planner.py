@@ -23,6 +23,7 @@ from tokopt.passes.observe import Observation, observe
 from tokopt.passes.quotas import with_quota
 from tokopt.passes.rewrites.asked import asked_attention
 from tokopt.passes.within import Meter, fit_within
+from tokopt.targets.base import Target
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,28 @@ class Planner:
         return report_work(self.facts.exported, applied, self.given)
 
 
-def device_for(limits: Limits | None, target: str, name: str | None) -> Device | None:
+def device_for(limits: Limits | None, target: Target, name: str | None) -> Device | None:
     """Return the device whose latency is predicted; None where none is limited and none named.
 
-    Raises ``InputError`` where a target on a GPU does not say which one.
+    Raises ``InputError`` where a target on a GPU does not say which one, and where it makes machine
+    code that the named device does not run.
     """
     if name is not None:
-        return find_device(name)
+        device = find_device(name)
+        if target.generation is not None and target.generation != device.generation:
+            raise InputError(
+                f"{target.name} makes machine code for {target.generation or 'this CPU'}, and the "
+                f"device {name} is {device.generation or 'a CPU'}",
+                expected="a device that runs it",
+                hint="compile on such a machine, or for onnxruntime-cuda or onnxruntime-cpu, whose "
+                "files hold no machine code",
+            )
+        return device
     if limits is None or limits.latency is None:
         return None
-    if "cuda" in target:
+    if "cuda" in target.name:
         raise InputError(
-            f"latency on {target} depends on the device",
+            f"latency on {target.name} depends on the device",
             expected="--device with a name, such as h100",
         )
     return find_device(CPU)

@@ -38,6 +38,14 @@ class Target(Protocol):
         """Those of them that read a layer's keys and values where both are in one format alone."""
         ...
 
+    @property
+    def generation(self) -> str | None:
+        """The GPU generation (``sm_90``) that machine code made here is for; empty: a CPU's.
+
+        None where what ``lower`` writes holds no machine code.
+        """
+        ...
+
     def available(self) -> str | None:
         """Return ``None`` where the target runs on this machine, else the reason it does not."""
         ...

@@ -53,6 +53,11 @@ class AotInductor:
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
 
+    @property
+    def generation(self) -> str:
+        """The one of this machine's GPU, or none."""
+        return "" if self.device == "cpu" else _generation()
+
     def available(self) -> str | None:
         """Look for the device, for Triton, and for the C++ compiler that torch would use."""
         if self.device != "cpu" and not torch.cuda.is_available():
@@ -99,7 +104,8 @@ class AotInductor:
     def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
         """Return for what the machine code is, and whose kernels stand in it."""
         ours = ", ".join(sorted(self.native)) or "none: Inductor's alone"
-        made = {"code_for": _machine(self.device), "kernels_of_ours": ours}
+        machine = self.generation or str(cpu_vec_isa.pick_vec_isa())
+        made = {"code_for": machine, "kernels_of_ours": ours}
         if self.device != "cpu":
             made["cuda_graph"] = "no: the package launches kernel by kernel"
         return {file.name: made for file in sorted(folder.glob(of_part(PACKAGE, "*")))}
@@ -129,11 +135,9 @@ class AotInductor:
         return run
 
 
-def _machine(device: str) -> str:
-    """Return the instruction set that code made here needs: a GPU's generation, or a CPU's."""
-    if device != "cpu":
-        return "sm_{}{}".format(*torch.cuda.get_device_capability())
-    return str(cpu_vec_isa.pick_vec_isa())
+def _generation() -> str:
+    """Return this machine's GPU as NVIDIA writes its compute capability."""
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
 
 
 @contextmanager

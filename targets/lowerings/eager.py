@@ -31,6 +31,7 @@ class Eager:
     device: str = "cpu"
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    generation: str | None = None
 
     def available(self) -> str | None:
         """Look for the device; a CPU is everywhere, and torch is a dependency."""

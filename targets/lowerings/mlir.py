@@ -43,6 +43,7 @@ class Mlir:
     input_type: str
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    generation: str | None = None
 
     def available(self) -> str | None:
         """Look for torch-mlir, which imports, and IREE, which the gates run."""

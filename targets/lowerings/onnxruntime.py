@@ -56,6 +56,7 @@ class OnnxRuntime:
     provider: str
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    generation: str | None = None
 
     def available(self) -> str | None:
         """Start a session on the provider: that a wheel lists it does not mean it works."""

@@ -40,6 +40,7 @@ class TorchCompile:
     device: str = "cpu"
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    generation: str | None = None
 
     def available(self) -> str | None:
         """Look for what Inductor needs: the device and a C++ compiler."""
