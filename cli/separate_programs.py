@@ -177,7 +177,8 @@ class Parted:
         """Write each program's files; attention over a stored cache as the target can have it."""
         parts, cache = self.final.parts, self.whole.cache
         if cache is not None and RAISED in target.native:
-            parts = {**parts, **cache.programs(self.plain.parts, raised=True)}
+            decode = cache.decoding.program
+            parts = {**parts, decode: cache.program(decode, self.plain.parts, raised=True)}
         for entry in self._lowered:
             one = parts[entry.name]
             target.lower(one.exported, draft, one.outputs, stored, entry.part)

@@ -73,7 +73,7 @@ class SparseProgram:
     def _stored(self, raised: bool) -> Part:
         if self.cache is None:
             return self.parts[self.name]
-        return self.cache.programs(self.parts, raised)[self.name]
+        return self.cache.program(self.name, self.parts, raised)
 
     @property
     def graphs(self) -> dict[str, ExportedProgram]:

@@ -169,28 +169,33 @@ class StoredCache:
         inputs = tensor_inputs(self.separate.program.graphs[decode])
         return coders_of(decode, self.by_cache(), {t.name: t.value for t in inputs})
 
-    def programs(self, parts: Mapping[str, Part], raised: bool = False) -> dict[str, Part]:
-        """Return programs of which decode, and what hands it its caches, store them.
+    def programs(self, parts: Mapping[str, Part]) -> dict[str, Part]:
+        """Return programs of which decode, and what hands it its caches, store them."""
+        return {name: self.program(name, parts) for name in parts}
 
-        ``raised``: attention over them is one operator of the dialect, where it can be.
+    def program(self, name: str, parts: Mapping[str, Part], raised: bool = False) -> Part:
+        """Return the one of ``programs`` by its name.
+
+        ``raised``: attention over caches is one operator of the dialect, where it can be.
         """
+        part, inputs, outputs = parts[name], *self._of(name, parts)
+        if not inputs and not outputs:
+            return part
+        return _stored(part, inputs, outputs, raised)
+
+    def _of(self, name: str, parts: Mapping[str, Part]) -> tuple[dict[str, Kept], dict[str, Kept]]:
+        """Return how a program's inputs and outputs are stored, by name."""
         decode = self.decoding.program
         kept = {cache.input: one for cache, one in self.by_cache()}
-        inputs: dict[str, dict[str, Kept]] = {decode: kept}
-        outputs: dict[str, dict[str, Kept]] = {decode: {}}
-        for cache, one in self.by_cache():
+        if name == decode:
             graph = self.separate.program.graphs[decode]
-            outputs[decode][own_name(cache.output, graph)] = one
-        for link in self.separate.links:
-            if link.target == decode and link.input in kept:
-                name = own_name(link.output, parts[link.source].exported)
-                outputs.setdefault(link.source, {})[name] = kept[link.input]
-        return {
-            name: part
-            if name not in outputs
-            else _stored(part, inputs.get(name, {}), outputs[name], raised)
-            for name, part in parts.items()
-        }
+            return kept, {own_name(cache.output, graph): one for cache, one in self.by_cache()}
+        given = [
+            (own_name(link.output, parts[name].exported), kept[link.input])
+            for link in self.separate.links
+            if link.source == name and link.target == decode and link.input in kept
+        ]
+        return {}, dict(given)
 
 
 def _stored(
