@@ -20,7 +20,7 @@ from tokopt.targets.onnx.bound import bound_runner
 from tokopt.targets.onnx.captured import ASKED, barrier, captured_runner
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
-from tokopt.targets.onnx.grouped_query import native
+from tokopt.targets.onnx.grouped_query import OPERATOR, native
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.parts import FIRST, of_part
@@ -78,7 +78,8 @@ class OnnxRuntime:
         """
         _refuse_bfloat16(exported, self.provider)
         _refuse_float8(exported)
-        model = onnx_model(exported, signature_of(exported, output_names))
+        grouped = OPERATOR in self.native  # the kernels that were tried
+        model = onnx_model(exported, signature_of(exported, output_names), grouped)
         return save(model, folder, weights, part)
 
     def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:

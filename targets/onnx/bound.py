@@ -1,6 +1,7 @@
 """Bound: a session whose inputs and outputs stay on its device (ONNX Runtime's I/O binding).
 
 What one run gives, the next is given where it lies: a cache on a GPU never crosses to the host.
+Where a model says that it writes the new rows of caches in place (``counted.py``), it does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from tokopt.targets.base import Runner
+from tokopt.targets.onnx.counted import read_in_place
+from tokopt.targets.onnx.growing import ROWS, Buffers
 
 BOOL = "tensor(bool)"
 
@@ -25,22 +28,39 @@ def bound_runner(session: onnxruntime.InferenceSession, device: torch.device) ->
     """
     names = [output.name for output in session.get_outputs()]
     place = (device.type, device.index or 0)
+    in_place = read_in_place(session.get_modelmeta().custom_metadata_map)
+    buffers = Buffers()
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         binding = session.io_binding()
-        here = {name: value.detach().to(device).contiguous() for name, value in inputs.items()}
+        given = {name: value.detach() for name, value in inputs.items()}
+        grown = dict[str, tuple[Tensor, int]]()
+        for name, how in in_place.items():
+            rows = inputs[name].to(device)
+            given[name] = buffers.room_behind(rows)
+            given[how.rows] = torch.tensor([rows.shape[ROWS]])
+            grown[how.grown] = given[name], rows.shape[ROWS] + 1
+        here = {name: value.to(device).contiguous() for name, value in given.items()}
         for name, value in here.items():
-            binding.bind_input(
-                name, *place, numpy_type(value.dtype), tuple(value.shape), value.data_ptr()
-            )
+            binding.bind_input(name, *place, *_form(value))
         for name in names:
-            binding.bind_output(name, *place)
+            known = _form(grown[name][0]) if name in grown else ()
+            binding.bind_output(name, *place, *known)
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()  # the session has a stream of its own
         session.run_with_iobinding(binding)
-        return dict(zip(names, map(_tensor, binding.get_outputs()), strict=True))
+        found = dict(zip(names, binding.get_outputs(), strict=True))
+        return {
+            name: buffers.hand_out(*grown[name]) if name in grown else _tensor(value)
+            for name, value in found.items()
+        }
 
     return run
+
+
+def _form(value: Tensor) -> tuple[type[np.generic], tuple[int, ...], int]:
+    """Return what a binding must know of a tensor's memory."""
+    return numpy_type(value.dtype), tuple(value.shape), value.data_ptr()
 
 
 def numpy_type(dtype: torch.dtype) -> type[np.generic]:

@@ -12,6 +12,7 @@ from tokopt import __version__
 from tokopt.ir.errors import UnsupportedError
 from tokopt.ir.tensors import tensor_inputs
 from tokopt.targets.onnx.complex_pairs import in_pairs
+from tokopt.targets.onnx.counted import count_rows
 from tokopt.targets.onnx.decomposing import CallByCall
 from tokopt.targets.onnx.grouped_query import with_grouped_query
 from tokopt.targets.onnx.narrow import narrow_sorts
@@ -19,21 +20,28 @@ from tokopt.targets.onnx.operators import OPSET
 from tokopt.targets.onnx.simplify import simplify
 from tokopt.targets.onnx.torchlib_once import torchlib_once
 from tokopt.targets.onnx.translations import TABLE
+from tokopt.targets.onnx.whole_caches import with_whole_caches
 from tokopt.targets.quiet import quiet
 from tokopt.targets.signature import Signature
 from tokopt.targets.symbols import symbol_names
 
 
-def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model:
+def onnx_model(
+    exported: ExportedProgram, signature: Signature, grouped: bool = False
+) -> onnx_ir.Model:
     """Translate ``exported``; inputs, outputs and sizes are named as in ``signature``.
+
+    ``grouped``: attention over whole caches is the operator that can grow them in place.
 
     The same program gives the same model in every process.  Raises ``UnsupportedError`` naming
     the operator that ONNX cannot express.
     """
     with quiet(), torchlib_once():
+        prepared = with_grouped_query(exported)
+        prepared = with_whole_caches(prepared) if grouped else prepared
         try:
             program = torch.onnx.export(
-                CallByCall(in_pairs(with_grouped_query(exported))),
+                CallByCall(in_pairs(prepared)),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
@@ -54,6 +62,7 @@ def onnx_model(exported: ExportedProgram, signature: Signature) -> onnx_ir.Model
     # values are not followed: onnx takes all integers for shapes, and [n, 1] + [m] for an error
     common.ShapeInferencePass(data_prop=False)(model)
     _strip(model)
+    count_rows(model)
     return model
 
 

@@ -1,0 +1,126 @@
+"""Counted: a cache may be longer than its rows, and is told how many these are.
+
+GroupQueryAttention writes a new row behind the others where the cache it is given and the one it
+gives are one piece of memory with room left; else it copies all rows first.  Then the rows are
+fewer than the cache's size says.  So each size that only such caches have becomes a further input
+with a default, which ONNX calls an overridable initializer: ``ROWS_OF + <cache>``, int64 ``[1]``,
+-1 unless it is given, for the cache's own size.  Who does not give it runs the model as before.
+
+What is written in place is in the model's metadata (``KEY``): for each cache, the output that is
+the cache with its new row, and the input that counts its rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir
+
+KEY = "tokopt.in_place"
+ROWS_OF = "rows_of_"
+ROWS = 2
+"""The dim of a cache ``[B, H, T, D]`` that counts its rows."""
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """``grown`` is the output that may lie where a cache lies; ``rows`` counts the cache's rows."""
+
+    grown: str
+    rows: str
+
+
+def read_in_place(metadata: Mapping[str, str]) -> dict[str, InPlace]:
+    """Return, by cache, what a model's metadata say of it."""
+    return {name: InPlace(*one) for name, one in json.loads(metadata.get(KEY, "{}")).items()}
+
+
+def count_rows(model: onnx_ir.Model) -> None:
+    """Give a model counts of rows, where its caches may be written in place."""
+    graph, caches = model.graph, _caches(model.graph)
+    found = {}
+    for members in _by_size(graph):
+        if not all(one in caches and _read_by_its_own(one) for one in members):
+            continue
+        rows = _count(graph, members[0])
+        for one in members:
+            _told(graph, one, rows)
+            found[str(one.name)] = [str(caches[one].name), str(rows.name)]
+    if found:
+        model.metadata_props[KEY] = json.dumps(found)
+
+
+def _caches(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, onnx_ir.Value]:
+    """Return the inputs that the operator takes as caches, and the outputs it gives for them."""
+    found = {}
+    for node in graph:
+        if node.op_type == "GroupQueryAttention":
+            for past, grown in zip(node.inputs[3:5], node.outputs[1:3], strict=True):
+                if past is not None and past.is_graph_input() and grown.is_graph_output():
+                    found[past] = grown
+    return found
+
+
+def _by_size(graph: onnx_ir.Graph) -> list[list[onnx_ir.Value]]:
+    """Return the inputs of four dims by the free size of their rows."""
+    found: dict[str, list[onnx_ir.Value]] = {}
+    for one in graph.inputs:
+        rows = one.shape[ROWS] if one.shape is not None and len(one.shape) == 4 else None
+        if isinstance(rows, onnx_ir.SymbolicDim):
+            found.setdefault(str(rows.value), []).append(one)
+    return list(found.values())
+
+
+def _read_by_its_own(cache: onnx_ir.Value) -> bool:
+    """Whether one operator reads a cache, and others ask for nothing but its sizes."""
+    readers = [node for node in cache.consumers() if node.op_type != "Shape"]
+    sizes = [node for node in cache.consumers() if node.op_type == "Shape"]
+    return len(readers) == 1 and all(_asks_alone(n) or not _asks(n) for n in sizes)
+
+
+def _range(node: onnx_ir.Node) -> range:
+    """Return the dims whose sizes a ``Shape`` gives."""
+    start, end = (node.attributes.get(name) for name in ("start", "end"))
+    return range(4)[slice(start.as_int() if start else None, end.as_int() if end else None)]
+
+
+def _asks(node: onnx_ir.Node) -> bool:
+    return ROWS in _range(node)
+
+
+def _asks_alone(node: onnx_ir.Node) -> bool:
+    return list(_range(node)) == [ROWS]
+
+
+def _count(graph: onnx_ir.Graph, cache: onnx_ir.Value) -> onnx_ir.Value:
+    """Give a graph an input with a default."""
+    value = onnx_ir.tensor(np.array([-1], np.int64), name=f"{ROWS_OF}{cache.name}")
+    rows = onnx_ir.Value(
+        name=value.name,
+        shape=onnx_ir.Shape([1]),
+        type=onnx_ir.TensorType(onnx_ir.DataType.INT64),
+        const_value=value,
+    )
+    graph.inputs.append(rows)
+    graph.initializers[str(rows.name)] = rows
+    return rows
+
+
+def _told(graph: onnx_ir.Graph, cache: onnx_ir.Value, rows: onnx_ir.Value) -> None:
+    """Let a count stand for the size of a cache, where it is given."""
+    asking: Sequence[onnx_ir.Node] = [n for n in cache.consumers() if n.op_type == "Shape"]
+    for node in filter(_asks, asking):
+        (size,) = node.outputs
+        zero = onnx_ir.node("Constant", [], {"value_ints": [0]})
+        missing = onnx_ir.node("Less", [rows, zero.outputs[0]])
+        chosen = onnx_ir.node("Where", [missing.outputs[0], size, rows])
+        name = f"{size.name}_counted"
+        for part, made in zip(("zero", "missing", "rows"), (zero, missing, chosen), strict=True):
+            made.outputs[0].name = f"{name}_{part}"
+        chosen.outputs[0].shape, chosen.outputs[0].type = size.shape, size.type
+        size.replace_all_uses_with(chosen.outputs[0])
+        chosen.replace_input_with(1, size)
+        graph.insert_after(node, [zero, missing, chosen])
