@@ -8,15 +8,15 @@ they are windows of equally many rows with as many groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import sympy
 import torch
 from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.fx.experimental import _config
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -83,10 +83,18 @@ def _waiting(format: Windowed) -> tuple[object, ...]:
     return format.unit, format.waits, dict(format.counts)
 
 
-def suppressed(mode: FakeTensorMode) -> AbstractContextManager[Any]:
-    """Ask of sizes without leaving guards: what a program is to be run with is not known here."""
+@contextmanager
+def suppressed(mode: FakeTensorMode) -> Iterator[None]:
+    """Ask of sizes without leaving guards: what a program is to be run with is not known here.
+
+    Nor is a size taken for 1 that is 1 of the example: of a few groups, one is salient.
+    """
     environment = mode.shape_env
-    return torch.no_grad() if environment is None else environment.suppress_guards()
+    with ExitStack() as stack:
+        if environment is not None:
+            stack.enter_context(environment.suppress_guards())
+            stack.enter_context(_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
+        yield
 
 
 def _symbol(cache: fx.Node) -> sympy.Symbol:
