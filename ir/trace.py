@@ -101,13 +101,14 @@ def splice(
     operands: Sequence[Any],
     mode: FakeTensorMode,
     table: Mapping[Any, Callable[..., Any]] | None = None,
+    values: Mapping[fx.Node, Any] | None = None,
 ) -> Any:
     """Insert what a function does to operands (nodes or constants) at the insertion point.
 
     The function is traced once on the operands' fake values (symbolic sizes stay symbolic) to aten
     and dialect calls; returns the node of its result (or a tuple of nodes).  Bodies of its loops
     become graphs inside the module that owns ``graph``.  ``table`` says what operators are made of,
-    where they are not to be called.
+    where they are not to be called.  ``values`` are traced on instead of what is recorded.
     """
     nodes = [operand for operand in operands if isinstance(operand, fx.Node)]
 
@@ -117,8 +118,8 @@ def splice(
 
     with mode, enable_python_dispatcher(), torch.no_grad():
         # one value may be recorded for many nodes; the tracer tells operands apart by identity
-        values = [node.meta["val"] for node in nodes]
-        fakes = [v.detach() if isinstance(v, torch.Tensor) else v for v in values]
+        recorded = [(values or {}).get(node, node.meta["val"]) for node in nodes]
+        fakes = [v.detach() if isinstance(v, torch.Tensor) else v for v in recorded]
         traced = make_fx(of_nodes, decomposition_table=dict(table or {}))(*fakes)
     _drop_dead(traced.graph)
     _sizes_first(traced.graph)

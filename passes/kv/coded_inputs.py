@@ -8,15 +8,15 @@ they are windows of equally many rows with as many groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.export import ExportedProgram
-from torch.fx.experimental import _config
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
@@ -83,18 +83,24 @@ def _waiting(format: Windowed) -> tuple[object, ...]:
     return format.unit, format.waits, dict(format.counts)
 
 
-@contextmanager
-def suppressed(mode: FakeTensorMode) -> Iterator[None]:
-    """Ask of sizes without leaving guards: what a program is to be run with is not known here.
-
-    Nor is a size taken for 1 that is 1 of the example: of a few groups, one is salient.
-    """
+def suppressed(mode: FakeTensorMode) -> AbstractContextManager[Any]:
+    """Ask of sizes without leaving guards: what a program is to be run with is not known here."""
     environment = mode.shape_env
-    with ExitStack() as stack:
-        if environment is not None:
-            stack.enter_context(environment.suppress_guards())
-            stack.enter_context(_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
-        yield
+    return torch.no_grad() if environment is None else environment.suppress_guards()
+
+
+def of_length(value: Tensor, rows: int, mode: FakeTensorMode) -> Tensor:
+    """Return a recorded cache of which a free number of rows is taken to be so many.
+
+    What is 1 of the example would be taken for 1 in any run.
+    """
+    size, environment = value.shape[ROWS], mode.shape_env
+    if isinstance(size, int) or environment is None:
+        return value
+    taken: Any = environment.create_symintnode(size.node.expr, hint=rows)
+    with mode:
+        shape = (*value.shape[:ROWS], taken, *value.shape[ROWS + 1 :])
+        return torch.empty(shape, dtype=value.dtype, device=value.device)
 
 
 def _symbol(cache: fx.Node) -> sympy.Symbol:

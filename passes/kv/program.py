@@ -27,12 +27,15 @@ from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.stored import add_stored
 from tokopt.ir.trace import call, compute_values, fake_mode_of, splice
 from tokopt.passes.apply_plan import with_outputs
-from tokopt.passes.kv.coded_inputs import add_coded, suppressed
+from tokopt.passes.kv.coded_inputs import add_coded, of_length, suppressed
 from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.raising import StoredRows, raise_attention
 from tokopt.passes.kv.salient import Readers
 
 aten = torch.ops.aten
+
+MANY = 64
+"""Units of a prompt that is coded, while shapes are computed: no pool has one segment or group."""
 
 
 def with_stored(
@@ -134,7 +137,10 @@ def _pooled(
         state = kept.stored(rows, salience, constants)
         return tuple(state[name].contiguous() for name in names)
 
-    made = _spliced(graph, stored, kept, places, [rows, salience], mode)
+    assert kept.windowed is not None
+    count = kept.windowed.waits + MANY * kept.windowed.unit
+    long = {node: of_length(node.meta["val"], count, mode) for node in (rows, salience)}
+    made = _spliced(graph, stored, kept, places, [rows, salience], mode, long)
     return dict(zip(names, made, strict=True))
 
 
@@ -176,6 +182,7 @@ def _spliced(
     places: Mapping[str, fx.Node],
     operands: Sequence[fx.Node],
     mode: FakeTensorMode,
+    values: Mapping[fx.Node, Any] | None = None,
 ) -> Any:
     """Insert what a function does to operands and the constants of a side."""
     names = list(kept.constants)
@@ -185,7 +192,7 @@ def _spliced(
         return function(*values[: len(operands)], dict(zip(names, own, strict=True)))
 
     given = [*operands, *(places[f"{kept.name}_{name}"] for name in names)]
-    return splice(graph, applied, given, mode)
+    return splice(graph, applied, given, mode, values=values)
 
 
 def _check(cache: fx.Node) -> None:

@@ -34,6 +34,7 @@ from tokopt.passes.kv.kept import Kept
 from tokopt.passes.kv.layer import OTHER
 from tokopt.passes.kv.program import ranked, with_stored
 from tokopt.passes.kv.registry import find_format
+from tokopt.passes.kv.salient import with_salience
 from tokopt.passes.kv.samples import Samples
 from tokopt.passes.kv.windowed import Windowed
 from tokopt.passes.normalize import normalize
@@ -48,6 +49,7 @@ SIZES = Sizes(layers=1, tower_layers=1, width=64)
 ZIPCACHE, VIDKV = "zipcache{gap=8}", "vidkv{group=8 window=8}"
 ALL_SALIENT = "vidkv{window=32}"
 """Of the prompts below this codes one group, a salient one: the pool of the rest is empty."""
+PARTS = tuple(Kept("", "value", find_format(VIDKV), {}).parts)
 STEPS = 20
 SIDES = [side for _ in range(SIZES.layers) for side in OTHER]
 
@@ -178,6 +180,23 @@ def test_programs_store_what_the_format_does_beside_the_model(
             given[name] = torch.cat([given[name], new[f"new_{name}"]], 2)
         given |= {name: new[name] for name in ranks}
         answer, step = new["logits"], step + 1
+
+
+def test_prompts_of_any_length_are_coded_whatever_the_example_was() -> None:
+    """Of the example's five groups one is salient, and is not taken for the only one."""
+    format = find_format(VIDKV)
+    prefill = normalize(parts(SIZES, dynamic=True)["prefill"])
+    kept = [Kept("kv", "value", format, {})]
+    stored = runner_of(with_stored(prefill, {}, {2: kept[0]}), ["logits", "keys", "kv", *PARTS])
+    plain = runner_of(with_salience(prefill, {2: "value"}), ["logits", "keys", "kv", "salience"])
+    for text in (3, 9, 70):
+        pixels, ids = inputs(SIZES, 2, text)
+        given = {"input_ids": ids, "features": HandVlm(SIZES).vision(pixels).detach()}
+        found, rows = stored(given), plain(given)
+        wanted = kept[0].stored(kept[0].handed(rows["kv"]), rows["salience"])
+        assert wanted["salient.scale"].shape[2] == -(-(ids.shape[1] // 8) // 5)
+        for name in kept[0].parts:
+            assert torch.equal(found[name], wanted[name])
 
 
 @pytest.mark.exhaustive
