@@ -38,7 +38,8 @@ def bound_runner(session: onnxruntime.InferenceSession, device: torch.device) ->
         for name, how in in_place.items():
             rows = inputs[name].to(device)
             given[name] = buffers.room_behind(rows)
-            given[how.rows] = torch.tensor([rows.shape[ROWS]])
+            if how.rows is not None:
+                given[how.rows] = torch.tensor([rows.shape[ROWS]])
             grown[how.grown] = given[name], rows.shape[ROWS] + 1
         here = {name: value.to(device).contiguous() for name, value in given.items()}
         for name, value in here.items():

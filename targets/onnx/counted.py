@@ -3,8 +3,8 @@
 GroupQueryAttention writes a new row behind the others where the cache it is given and the one it
 gives are one piece of memory with room left; else it copies all rows first.  Then the rows are
 fewer than the cache's size says.  So each size that only such caches have becomes a further input
-with a default, which ONNX calls an overridable initializer: ``ROWS_OF + <cache>``, int64 ``[1]``,
--1 unless it is given, for the cache's own size.  Who does not give it runs the model as before.
+with a default (ONNX's overridable initializers): ``rows_of_<cache>``, int64 ``[1]``, by default -1,
+which stands for the cache's own size.  Who does not give it runs the model as before.
 
 What is written in place is in the model's metadata (``KEY``): for each cache, the output that is
 the cache with its new row, and the input that counts its rows.
@@ -13,7 +13,7 @@ the cache with its new row, and the input that counts its rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,16 +21,20 @@ import onnx_ir
 
 KEY = "tokopt.in_place"
 ROWS_OF = "rows_of_"
+SIZES = "Shape"
 ROWS = 2
 """The dim of a cache ``[B, H, T, D]`` that counts its rows."""
 
 
 @dataclass(frozen=True)
 class InPlace:
-    """``grown`` is the output that may lie where a cache lies; ``rows`` counts the cache's rows."""
+    """``grown`` is the output that may lie where a cache lies; ``rows`` counts the cache's rows.
+
+    None where nothing asks for the cache's size, and the mask's or another cache's is enough.
+    """
 
     grown: str
-    rows: str
+    rows: str | None
 
 
 def read_in_place(metadata: Mapping[str, str]) -> dict[str, InPlace]:
@@ -45,10 +49,10 @@ def count_rows(model: onnx_ir.Model) -> None:
     for members in _by_size(graph):
         if not all(one in caches and _read_by_its_own(one) for one in members):
             continue
-        rows = _count(graph, members[0])
+        asking = [node for one in members for node in one.consumers() if _asks(node)]
+        rows = _counted(graph, members[0], asking) if asking else None
         for one in members:
-            _told(graph, one, rows)
-            found[str(one.name)] = [str(caches[one].name), str(rows.name)]
+            found[str(one.name)] = [caches[one].name, None if rows is None else rows.name]
     if found:
         model.metadata_props[KEY] = json.dumps(found)
 
@@ -76,9 +80,10 @@ def _by_size(graph: onnx_ir.Graph) -> list[list[onnx_ir.Value]]:
 
 def _read_by_its_own(cache: onnx_ir.Value) -> bool:
     """Whether one operator reads a cache, and others ask for nothing but its sizes."""
-    readers = [node for node in cache.consumers() if node.op_type != "Shape"]
-    sizes = [node for node in cache.consumers() if node.op_type == "Shape"]
-    return len(readers) == 1 and all(_asks_alone(n) or not _asks(n) for n in sizes)
+    readers = [node for node in cache.consumers() if node.op_type != SIZES]
+    return len(readers) == 1 and all(
+        list(_range(node)) == [ROWS] for node in cache.consumers() if _asks(node)
+    )
 
 
 def _range(node: onnx_ir.Node) -> range:
@@ -88,15 +93,14 @@ def _range(node: onnx_ir.Node) -> range:
 
 
 def _asks(node: onnx_ir.Node) -> bool:
-    return ROWS in _range(node)
+    """Whether a node asks for how many rows a cache has."""
+    return node.op_type == SIZES and ROWS in _range(node)
 
 
-def _asks_alone(node: onnx_ir.Node) -> bool:
-    return list(_range(node)) == [ROWS]
-
-
-def _count(graph: onnx_ir.Graph, cache: onnx_ir.Value) -> onnx_ir.Value:
-    """Give a graph an input with a default."""
+def _counted(
+    graph: onnx_ir.Graph, cache: onnx_ir.Value, asking: Collection[onnx_ir.Node]
+) -> onnx_ir.Value:
+    """Give a graph an input with a default, which stands for the size that nodes ask for."""
     value = onnx_ir.tensor(np.array([-1], np.int64), name=f"{ROWS_OF}{cache.name}")
     rows = onnx_ir.Value(
         name=value.name,
@@ -106,21 +110,20 @@ def _count(graph: onnx_ir.Graph, cache: onnx_ir.Value) -> onnx_ir.Value:
     )
     graph.inputs.append(rows)
     graph.initializers[str(rows.name)] = rows
+    for node in asking:
+        _told(graph, node, rows)
     return rows
 
 
-def _told(graph: onnx_ir.Graph, cache: onnx_ir.Value, rows: onnx_ir.Value) -> None:
-    """Let a count stand for the size of a cache, where it is given."""
-    asking: Sequence[onnx_ir.Node] = [n for n in cache.consumers() if n.op_type == "Shape"]
-    for node in filter(_asks, asking):
-        (size,) = node.outputs
-        zero = onnx_ir.node("Constant", [], {"value_ints": [0]})
-        missing = onnx_ir.node("Less", [rows, zero.outputs[0]])
-        chosen = onnx_ir.node("Where", [missing.outputs[0], size, rows])
-        name = f"{size.name}_counted"
-        for part, made in zip(("zero", "missing", "rows"), (zero, missing, chosen), strict=True):
-            made.outputs[0].name = f"{name}_{part}"
-        chosen.outputs[0].shape, chosen.outputs[0].type = size.shape, size.type
-        size.replace_all_uses_with(chosen.outputs[0])
-        chosen.replace_input_with(1, size)
-        graph.insert_after(node, [zero, missing, chosen])
+def _told(graph: onnx_ir.Graph, node: onnx_ir.Node, rows: onnx_ir.Value) -> None:
+    """Let a count stand for the size that a node asks for, where it is given."""
+    (size,) = node.outputs
+    zero = onnx_ir.node("Constant", [], {"value_ints": [0]})
+    missing = onnx_ir.node("Less", [rows, zero.outputs[0]])
+    chosen = onnx_ir.node("Where", [missing.outputs[0], size, rows])
+    for part, made in (("zero", zero), ("missing", missing), ("rows", chosen)):
+        made.outputs[0].name = f"{size.name}_counted_{part}"
+    chosen.outputs[0].shape, chosen.outputs[0].type = size.shape, size.type
+    size.replace_all_uses_with(chosen.outputs[0])
+    chosen.replace_input_with(1, size)
+    graph.insert_after(node, [zero, missing, chosen])
