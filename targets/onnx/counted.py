@@ -44,27 +44,39 @@ def read_in_place(metadata: Mapping[str, str]) -> dict[str, InPlace]:
 
 def count_rows(model: onnx_ir.Model) -> None:
     """Give a model counts of rows, where its caches may be written in place."""
-    graph, caches = model.graph, _caches(model.graph)
-    found = {}
-    for members in _by_size(graph):
-        if not all(one in caches and _read_by_its_own(one) for one in members):
-            continue
-        asking = [node for one in members for node in one.consumers() if _asks(node)]
-        rows = _counted(graph, members[0], asking) if asking else None
-        for one in members:
-            found[str(one.name)] = [caches[one].name, None if rows is None else rows.name]
+    graph, layers = model.graph, _layers(model.graph)
+    sizes, good = _by_size(graph), {cache for layer in layers for cache in layer}
+    while True:  # until all caches of a size are good, and both of a layer
+        whole = {cache for members in sizes if good.issuperset(members) for cache in members}
+        both = {cache for layer in layers if whole.issuperset(layer) for cache in layer}
+        if both == good:
+            break
+        good = both
+    grown, found = {k: v for layer in layers for k, v in layer.items()}, {}
+    for members in sizes:
+        if good.issuperset(members):
+            asking = [node for one in members for node in one.consumers() if _asks(node)]
+            rows = _counted(graph, members[0], asking) if asking else None
+            for one in members:
+                found[str(one.name)] = [grown[one].name, None if rows is None else rows.name]
     if found:
         model.metadata_props[KEY] = json.dumps(found)
 
 
-def _caches(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, onnx_ir.Value]:
-    """Return the inputs that the operator takes as caches, and the outputs it gives for them."""
-    found = {}
+def _layers(graph: onnx_ir.Graph) -> list[dict[onnx_ir.Value, onnx_ir.Value]]:
+    """Return the inputs that operators take as their caches, and the outputs they give for them.
+
+    Left out are layers whose caches are read by something else, before or behind.
+    """
+    found = []
     for node in graph:
         if node.op_type == "GroupQueryAttention":
-            for past, grown in zip(node.inputs[3:5], node.outputs[1:3], strict=True):
-                if past is not None and past.is_graph_input() and grown.is_graph_output():
-                    found[past] = grown
+            layer = zip(node.inputs[3:5], node.outputs[1:3], strict=True)
+            pairs = {past: grown for past, grown in layer if past is not None}
+            ends = all(a.is_graph_input() and b.is_graph_output() for a, b in pairs.items())
+            alone = all(_read_alone(a) and not b.consumers() for a, b in pairs.items())
+            if len(pairs) == 2 and ends and alone:
+                found.append(pairs)
     return found
 
 
@@ -78,7 +90,7 @@ def _by_size(graph: onnx_ir.Graph) -> list[list[onnx_ir.Value]]:
     return list(found.values())
 
 
-def _read_by_its_own(cache: onnx_ir.Value) -> bool:
+def _read_alone(cache: onnx_ir.Value) -> bool:
     """Whether one operator reads a cache, and others ask for nothing but its sizes."""
     readers = [node for node in cache.consumers() if node.op_type != SIZES]
     return len(readers) == 1 and all(
