@@ -33,7 +33,7 @@ from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
 from tokopt.cli.separate_programs import RAISED, Parted, SeparatePrograms
-from tokopt.cli.sparse_decode import no_decode, sparse_program, with_sparse
+from tokopt.cli.sparse_decode import no_decode, refuse_copies, sparse_program, with_sparse
 from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.ir.errors import InputError
@@ -144,6 +144,8 @@ def compile(
         long = asked if plan is None else plan.decode
         if long is not None and whole.decoding is None:
             raise no_decode(program.source)
+        if long is not None and whole.decoding is not None:
+            refuse_copies(chosen, whole.decoding, long)
         caching = formats if plan is None else plan.cache
         if caching:
             with clock.stage("cache"):

@@ -163,6 +163,24 @@ def sparse_program(
     return SparseProgram(step, record, {**plain.parts, how.program: made}, cache)
 
 
+def refuse_copies(target: Target, how: Decoding, wanted: Asked | SparseDecode) -> None:
+    """Refuse what pays at no length: sparse steps that copy caches which full ones do not.
+
+    Not where the length from which on they decode is the user's own.
+    """
+    asked = wanted.rows is None if isinstance(wanted, Asked) else False
+    whole = next((one.input for one in how.caches if one.whole), None)
+    if target.in_place and whole is not None and asked:
+        raise UnsupportedError(
+            f"sparse decode pays at no length on {target.name}: it writes a step's rows in place, "
+            "and sparse steps would copy every cache for each token",
+            where=f"{how.program}.{whole}, which comes back whole",
+            expected="a decode that gives its new rows, or another target",
+            hint=f"--sparse-decode 'delta{{{FROM}=8192}}' takes sparse steps from there on all the "
+            "same",
+        )
+
+
 def no_decode(source: str) -> UnsupportedError:
     """Return the refusal of a model without a decode whose form is known."""
     return UnsupportedError(

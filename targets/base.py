@@ -39,6 +39,14 @@ class Target(Protocol):
         ...
 
     @property
+    def in_place(self) -> bool:
+        """Whether a step's new rows are put behind caches where these lie, and no cache copied.
+
+        So it is where a program gives its caches whole and reads them by fused attention alone.
+        """
+        ...
+
+    @property
     def generation(self) -> str | None:
         """The GPU generation (``sm_90``) that machine code made here is for; empty: a CPU's.
 

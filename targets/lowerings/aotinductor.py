@@ -52,6 +52,7 @@ class AotInductor:
     device: str = "cpu"
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    in_place: bool = False
 
     @property
     def generation(self) -> str:

@@ -31,6 +31,7 @@ class Eager:
     device: str = "cpu"
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    in_place: bool = False
     generation: str | None = None
 
     def available(self) -> str | None:

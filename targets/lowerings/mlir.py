@@ -43,6 +43,7 @@ class Mlir:
     input_type: str
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    in_place: bool = False
     generation: str | None = None
 
     def available(self) -> str | None:

@@ -20,7 +20,7 @@ from tokopt.targets.onnx.bound import bound_runner
 from tokopt.targets.onnx.captured import ASKED, barrier, captured_runner
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
-from tokopt.targets.onnx.grouped_query import OPERATOR, native
+from tokopt.targets.onnx.grouped_query import native
 from tokopt.targets.onnx.model import onnx_model
 from tokopt.targets.onnx.saving import MODEL, save
 from tokopt.targets.parts import FIRST, of_part
@@ -56,6 +56,7 @@ class OnnxRuntime:
     provider: str
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    in_place: bool = False
     generation: str | None = None
 
     def available(self) -> str | None:
@@ -78,8 +79,7 @@ class OnnxRuntime:
         """
         _refuse_bfloat16(exported, self.provider)
         _refuse_float8(exported)
-        grouped = OPERATOR in self.native  # the kernels that were tried
-        model = onnx_model(exported, signature_of(exported, output_names), grouped)
+        model = onnx_model(exported, signature_of(exported, output_names), self.in_place)
         return save(model, folder, weights, part)
 
     def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
@@ -207,6 +207,6 @@ def _trial(provider: str) -> str | None:
 
 
 TARGETS: tuple[Target, ...] = (
-    OnnxRuntime("onnxruntime-cpu", CPU, native(), alike=native()),
+    OnnxRuntime("onnxruntime-cpu", CPU, native(), alike=native(), in_place=bool(native())),
     OnnxRuntime("onnxruntime-cuda", CUDA),
 )

@@ -40,6 +40,7 @@ class TorchCompile:
     device: str = "cpu"
     native: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
+    in_place: bool = False
     generation: str | None = None
 
     def available(self) -> str | None:

@@ -27,18 +27,18 @@ from tokopt.targets.symbols import symbol_names
 
 
 def onnx_model(
-    exported: ExportedProgram, signature: Signature, grouped: bool = False
+    exported: ExportedProgram, signature: Signature, in_place: bool = False
 ) -> onnx_ir.Model:
     """Translate ``exported``; inputs, outputs and sizes are named as in ``signature``.
 
-    ``grouped``: attention over whole caches is the operator that can grow them in place.
+    ``in_place``: attention over whole caches is the operator that grows them where they lie.
 
     The same program gives the same model in every process.  Raises ``UnsupportedError`` naming
     the operator that ONNX cannot express.
     """
     with quiet(), torchlib_once():
         prepared = with_grouped_query(exported)
-        prepared = with_whole_caches(prepared) if grouped else prepared
+        prepared = with_whole_caches(prepared) if in_place else prepared
         try:
             program = torch.onnx.export(
                 CallByCall(in_pairs(prepared)),

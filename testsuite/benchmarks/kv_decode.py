@@ -86,7 +86,7 @@ def lowered(exported: ExportedProgram, given: Mapping[str, Tensor], folder: Path
     """Return a way that runs what onnxruntime-cpu makes of a program, step after step."""
     target = find("onnxruntime-cpu")
     if "written out" in folder.name:
-        target = replace(target, native=frozenset())
+        target = replace(target, native=frozenset(), in_place=False)
     folder.mkdir()
     target.lower(exported, folder, ("out", *CACHES.values()))
     return stepping(target.open(folder), given)

@@ -17,12 +17,16 @@ from tokopt.cli import sparse_gate
 from tokopt.cli.compiled import Compiled
 from tokopt.cli.main import main
 from tokopt.cli.separate import Separate
+from tokopt.cli.sparse_decode import refuse_copies
 from tokopt.cli.verifier import verify
+from tokopt.ir.cache import Cache
+from tokopt.ir.decoding import Decoding
 from tokopt.ir.errors import InputError, UnsupportedError
 from tokopt.ir.load import load
 from tokopt.ir.plan import Plan
 from tokopt.ir.program import Program
 from tokopt.ir.save import save
+from tokopt.passes.sparse_decode.asked import asked_sparse
 from tokopt.passes.sparse_decode.groups import Groups
 from tokopt.passes.sparse_decode.masked import run_sparse
 from tokopt.passes.sparse_decode.pages import Pages
@@ -30,6 +34,7 @@ from tokopt.targets.base import Runner
 from tokopt.targets.long_caches import LongCaches
 from tokopt.targets.manifest import read_manifest
 from tokopt.targets.programs import CodedCache, Coder
+from tokopt.targets.registry import find
 
 SIZES = Sizes(layers=4, tower_layers=1, longest=256)
 ASKED = "delta{page=4 pages=6 recent=2 from=48}"
@@ -168,3 +173,18 @@ def test_what_cannot_be_is_refused(built: Built, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="sparse decode is for archives with one decode"):
         tokopt.compile(one, tmp_path / "x", sparse_decode="delta", **options)
     assert not (tmp_path / "x").exists()
+
+
+def test_steps_that_would_copy_what_full_ones_write_in_place_are_refused() -> None:
+    cache = Cache("past_0", "present_0", 2, whole=True)
+    how = Decoding("decode", "ids", "logits", "id", "place", "logits", (cache,))
+    rows = replace(how, caches=(replace(cache, whole=False),))
+    target, asked = find("onnxruntime-cpu"), asked_sparse("delta")
+    if not target.in_place:
+        pytest.skip("the installed ONNX Runtime is older than what was tried")
+    with pytest.raises(UnsupportedError, match="pays at no length") as caught:
+        refuse_copies(target, how, asked)
+    assert "delta{from=8192}" in str(caught.value) and caught.value.where is not None
+    refuse_copies(target, rows, asked)
+    refuse_copies(target, how, asked_sparse("delta{from=8192}"))
+    refuse_copies(find("aotinductor"), how, asked)
