@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tokopt.cli.decode_steps import steps_of
 from tokopt.cli.entered import COMPILED, FLOOR, FLOOR_PART, ORIGINAL, Contest, Placed
 from tokopt.cli.one_program import output_names
 from tokopt.cli.separate import Separate
@@ -80,7 +81,7 @@ class SeparateEntered:
         ran = self._ran(inputs)
         for name in self.separate.following:
             steps = {who: self._runner(who, name) for who in runners}
-            works = {who: partial(run, ran[who][name][0]) for who, run in steps.items()}
+            works = {who: self._step(name, run, ran[who][name][0]) for who, run in steps.items()}
             found.append(Contest(name, works))
         how = artifact.manifest.decoding
         if how is not None and tokens:
@@ -100,6 +101,16 @@ class SeparateEntered:
             }
             found.append(Contest(f"prompt and {tokens} tokens", answers))
         return found
+
+    def _step(self, name: str, run: Runner, given: Mapping[str, Tensor]) -> Callable[[], object]:
+        """Return how a program behind the prompt is run once more."""
+        how = self.artifact.manifest.decoding
+        if how is None or how.program != name or not self.target.in_place:
+            return partial(run, given)
+        coded = next(one.coders for one in self.artifact.manifest.programs if one.name == name)
+        if coded or not all(cache.whole for cache in how.caches):
+            return partial(run, given)
+        return steps_of(run, given, how)
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Placed]:
         """Return every program, and the floor."""
