@@ -33,7 +33,13 @@ from tokopt.cli.planner import Planner, device_for
 from tokopt.cli.record import record
 from tokopt.cli.recorded import Costs
 from tokopt.cli.separate_programs import RAISED, Parted, SeparatePrograms
-from tokopt.cli.sparse_decode import no_decode, refuse_copies, sparse_program, with_sparse
+from tokopt.cli.sparse_decode import (
+    no_decode,
+    refuse_copies,
+    refuse_pools,
+    sparse_program,
+    with_sparse,
+)
 from tokopt.cli.stored_cache import CACHE
 from tokopt.cli.whole import Whole
 from tokopt.ir.errors import InputError
@@ -150,6 +156,8 @@ def compile(
         if caching:
             with clock.stage("cache"):
                 whole = whole.with_cache(caching, file)
+        if long is not None:
+            refuse_pools(whole.cache)
         facts, given = whole.facts, whole.given
         searcher = None
         if search is not None:

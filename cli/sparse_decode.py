@@ -130,12 +130,6 @@ def sparse_program(
     Raises ``UnsupportedError`` for caches that are read in another way or where no length pays, and
     ``InputError`` for layers of a plan that do not fit it.
     """
-    if cache is not None and any(kept.format.pooled for _, kept in cache.by_cache()):
-        raise UnsupportedError(
-            "sparse decode reads pages of rows in their order",
-            expected="a cache that stores no salient rows apart",
-            hint="store the cache in int8, int4 or kivi, or leave --sparse-decode out",
-        )
     program = plain.parts[how.program]
     given = dict(plain.run(every)[how.program][0])
     breaks = breaks_of(plans)
@@ -178,6 +172,16 @@ def refuse_copies(target: Target, how: Decoding, wanted: Asked | SparseDecode) -
             expected="a decode that gives its new rows, or another target",
             hint=f"--sparse-decode 'delta{{{FROM}=8192}}' takes sparse steps from there on all the "
             "same",
+        )
+
+
+def refuse_pools(cache: StoredCache | None) -> None:
+    """Refuse a cache whose rows lie in another order than they came."""
+    if cache is not None and any(kept.format.pooled for _, kept in cache.by_cache()):
+        raise UnsupportedError(
+            "sparse decode reads pages of rows in their order",
+            expected="a cache that stores no salient rows apart",
+            hint="store the cache in int8, int4 or kivi, or leave --sparse-decode out",
         )
 
 

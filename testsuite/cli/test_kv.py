@@ -131,6 +131,7 @@ def _without_cache(built: Built) -> Path:
     return plan
 
 
+@pytest.mark.exhaustive
 def test_the_plan_and_its_file_make_the_same_programs_again(built: Built, tmp_path: Path) -> None:
     folder, other = built.made.folder, tmp_path / "again"
     pixels, ids = inputs(SIZES, 2, 6, 9)

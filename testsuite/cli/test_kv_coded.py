@@ -157,13 +157,15 @@ def test_onnx_runtime_alone_generates_by_the_manifest(built: Built) -> None:
     assert np.array_equal(got.numpy(), np.stack(made, 1))
 
 
+@pytest.mark.exhaustive
 def test_verify_repeats_the_gates(built: Built) -> None:
     gates = verify(built.made.folder, against=built.archive)
     assert all(gate.passed for gate in gates)
     assert [gate.gate for gate in gates].count("coded") == 2
 
 
-@pytest.mark.parametrize("wrong", [pytest.param("order", marks=pytest.mark.exhaustive), "early"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("wrong", ["order", "early"])
 def test_rows_coded_otherwise_fail_the_gate(
     built: Built, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
