@@ -28,6 +28,7 @@ from tokopt.ir.rebuilt import draft_of, rebuilt
 from tokopt.ir.trace import fake_mode_of, splice
 
 ROWS = 2
+FLOATS = (torch.float32, torch.float16)
 EIGHT = 8
 """Head widths that the kernels take are multiples of it."""
 
@@ -84,7 +85,7 @@ def _layer(node: fx.Node, grown: Mapping[fx.Node, Grown]) -> _Layer | None:
     query, mask, scale = given["query"], given.get("attn_mask"), given.get("scale")
     asked, own = query.meta["val"], grown[key].new.meta["val"]
     same = own.shape == grown[value].new.meta["val"].shape
-    fits = same and asked.dtype == torch.float32 and asked.ndim == 4
+    fits = same and asked.dtype in FLOATS and asked.ndim == 4
     fits = fits and known(asked.shape[2] == 1) and known(own.shape[2] == 1)
     fits = fits and int(asked.shape[3]) % EIGHT == 0 and not given.get("dropout_p")
     if not fits or (mask is not None and mask.meta["val"].ndim != 4):

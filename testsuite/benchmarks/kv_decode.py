@@ -124,16 +124,13 @@ def ways_of(given: dict[str, Tensor], folder: Path) -> dict[str, tuple[Way, Tens
     """Return each way, what it should compute, and the bytes of its cache."""
     exported, run = exported_for(given), {}
     full = Layer()(**given)[0]
-    nbytes = 2 * given["keys"].nbytes
     half = {name: value.half() for name, value in given.items()}
-    run[FULL] = (lowered(exported, given, folder / FULL), full, nbytes)
-    run["fp16, written out"] = (
-        lowered(exported_for(half), half, folder / "fp16"),
-        full,
-        nbytes // 2,
-    )
-    run[IN_PLACE] = (lowered(exported, given, folder / IN_PLACE), full, nbytes)
-    run["fp32, copied"] = (copied(folder / IN_PLACE, given), full, nbytes)
+    for name, one in (("fp32", given), ("fp16", half)):
+        program, size = exported_for(one), 2 * one["keys"].nbytes
+        for title in ("written out", "in place"):
+            home = folder / f"{name}, {title}"
+            run[home.name] = (lowered(program, one, home), full, size)
+        run[f"{name}, copied"] = (copied(home, one), full, size)
     for name in ("int8", "int4"):
         kept, stored, seen = {}, dict(given), dict(given)
         for side, rows in (("key", "keys"), ("value", "values")):
