@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
@@ -18,6 +19,7 @@ from tokopt.ir.tensors import tensor_inputs, tensor_outputs
 from tokopt.targets.base import Runner, Target
 from tokopt.targets.onnx.bound import bound_runner
 from tokopt.targets.onnx.captured import ASKED, barrier, captured_runner
+from tokopt.targets.onnx.counted import read_in_place
 from tokopt.targets.onnx.executed import executed
 from tokopt.targets.onnx.fusions import Region, fusions
 from tokopt.targets.onnx.grouped_query import native
@@ -83,10 +85,17 @@ class OnnxRuntime:
         return save(model, folder, weights, part)
 
     def choices(self, folder: Path) -> Mapping[str, Mapping[str, str]]:
-        """Return the provider, and on a GPU whether a run is one CUDA graph, and if not, why."""
+        """Return the provider, how many caches grow in place, and on a GPU of a CUDA graph.
+
+        That is whether a run is one, and if not, why.
+        """
         found = {}
         for path in sorted(folder.glob(of_part(MODEL, "*"))):
             found[path.name] = {"provider": self.provider}
+            model = onnx.load(path, load_external_data=False)
+            grown = read_in_place({one.key: one.value for one in model.metadata_props})
+            if grown:
+                found[path.name]["caches"] = f"{len(grown)} grow in place"
             if self.provider == CUDA:
                 refusal = self._opened(path)[1]
                 graph = "captured at the first run" if refusal is None else f"no: {refusal}"

@@ -64,12 +64,8 @@ def longer(given: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str
     """Return what the next step takes: other rows, the caches that the last one gave."""
     seen = torch.cat([given["seen"], torch.ones(ITEMS, 1)], 1)
     turned = {name: given[name].roll(1, 3) for name in ("query", "key", "value")}
-    return {
-        **turned,
-        "seen": seen.to(given["seen"].dtype),
-        "keys": found["new_keys"],
-        "values": found["new_values"],
-    }
+    caches = {"keys": found["new_keys"], "values": found["new_values"]}
+    return {**turned, **caches, "seen": seen.to(given["seen"].dtype)}
 
 
 def assert_steps_agree(run: Runner, step: nn.Module, given: dict[str, Tensor], copies: int) -> None:
@@ -108,8 +104,10 @@ def test_rows_are_put_behind_a_whole_cache_and_copied_only_where_room_ends(
         "keys": "new_keys",
         "values": "new_values",
     }
+    target = find("onnxruntime-cpu")
+    assert target.choices(tmp_path)["model.onnx"]["caches"] == "2 grow in place"
     # a prompt's cache, and where its room is full
-    assert_steps_agree(find("onnxruntime-cpu").open(tmp_path), Step(form), given, copies=2)
+    assert_steps_agree(target.open(tmp_path), Step(form), given, copies=2)
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])
