@@ -5,8 +5,8 @@ It reads the cache and the new row apart, so that the row can be put behind the 
 caches of a size are read so: one that is read otherwise must have its rows in one piece, and then
 the operator would be the slower one.
 
-Measured with ONNX Runtime 1.31.1 on one thread, 32 heads of 128 and 8,192 rows in fp32: 26 ms in
-place, 62 as written out, 83 where the operator copies (testsuite/benchmarks/kv_decode.py).
+Measured with ONNX Runtime 1.31.1 on one thread, 32 heads of 128 and 8,192 rows in fp32: 29 ms in
+place, 62 as written out, 84 where the operator copies (testsuite/benchmarks/kv_decode.py).
 """
 
 from __future__ import annotations
